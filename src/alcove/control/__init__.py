@@ -1,0 +1,1 @@
+"""The control room: decides; the only room that opens the database."""

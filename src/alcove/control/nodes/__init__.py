@@ -1,0 +1,1 @@
+"""Machines: registry, placement, and the client that speaks to them."""

@@ -1,0 +1,1 @@
+"""Sandboxes: create, connect, list, kill, timeout, logs, metrics."""

@@ -1,0 +1,1 @@
+"""Teams, API keys, and who is calling."""

@@ -1,0 +1,1 @@
+"""Append-only ledger of what ran."""

@@ -1,0 +1,1 @@
+"""The edge room: forwards; knows nothing of what it carries."""

@@ -1,0 +1,1 @@
+"""Words that all processes share. No I/O, standard library only."""

@@ -1,0 +1,194 @@
+"""What control and a node say to each other: HTTP with JSON bodies made from these records.
+
+    control -> node                                            answer
+    PUT    /v1/sandboxes/{id}          SandboxSpec             SandboxReport   start; repeatable
+    GET    /v1/sandboxes/{id}                                  SandboxReport | 404
+    GET    /v1/sandboxes                                       {"sandboxes": [SandboxReport]}
+    DELETE /v1/sandboxes/{id}?reason=                          204             stop; repeatable
+    GET    /v1/sandboxes/{id}/usage                            SandboxUsage | 404
+    GET    /v1/sandboxes/usage                                 {"usage": {id: SandboxUsage}}
+    GET    /v1/sandboxes/{id}/logs?after=                      {"entries": [LogEntry]}
+    PUT    /v1/images/{build_id}       ImageSpec               ImageReport     build; repeatable
+    GET    /v1/images/{build_id}                               ImageReport | 404
+    GET    /v1/images                                          {"images": [ImageReport]}
+    GET    /v1/images/{build_id}/logs?after=                   {"entries": [LogEntry]}
+    GET    /v1/node                                            NodeReport
+    GET    /v1/events?after=                                   JSON lines of NodeEvent, for ever
+
+    edge -> node ingress (its own port)
+    CONNECT {port}-{sandbox id} HTTP/1.1                       200, then bytes both ways
+                                                               404 no such sandbox here
+                                                               502 nothing listens on that port
+
+Every request carries `Authorization: Bearer <cluster token>`. Errors have a Problem body. Times are
+seconds since the epoch (float), sizes MiB or bytes as the name says.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from alcove.wire.ids import BuildId, NodeId, SandboxId, TemplateId
+from alcove.wire.states import BuildState, NodeSandboxState, StopReason
+
+
+class _Message:
+    """to_json/from_json for a flat dataclass; fields unknown to this version are ignored."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in data.items() if name in known})
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec(_Message):
+    """Everything a node must know to run one sandbox."""
+
+    sandbox_id: SandboxId
+    generation: int
+    """Which life of the sandbox this is: control raises it, a node refuses an older one."""
+    template_id: TemplateId
+    build_id: BuildId
+    access_token: str
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+    env_vars: dict[str, str] = field(default_factory=dict)
+    internet: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport(_Message):
+    """What a node knows of one sandbox."""
+
+    sandbox_id: SandboxId
+    generation: int
+    state: NodeSandboxState
+    driver: str
+    isolation: str
+    """Isolation class: "application-kernel", "microvm" or "none"."""
+    started_at: float | None = None
+    stopped_at: float | None = None
+    stop_reason: StopReason | None = None
+    detail: str = ""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    """How long each step of the start took."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        reason = data.get("stop_reason")
+        return super().from_json(
+            data
+            | {
+                "state": NodeSandboxState(data["state"]),
+                "stop_reason": None if reason is None else StopReason(reason),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxUsage(_Message):
+    """One sample of what a sandbox uses (contract e2b 2.8); sizes in bytes."""
+
+    at: float
+    cpu_count: int
+    cpu_used_pct: float
+    """Percent of one core: 200 means two cores busy."""
+    cpu_seconds: float
+    mem_used: int
+    mem_total: int
+    mem_cache: int
+    disk_used: int
+    disk_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec(_Message):
+    """A template build a node shall make from a recipe that ships with Alcove."""
+
+    build_id: BuildId
+    template_id: TemplateId
+    recipe: str
+    """Name of a folder under alcove/images/."""
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReport(_Message):
+    """What a node knows of one template build."""
+
+    build_id: BuildId
+    template_id: TemplateId
+    recipe: str
+    state: BuildState
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+    agent_version: str = ""
+    """Version of the guest agent in the snapshot, what clients call envdVersion."""
+    reason: str = ""
+    finished_at: float | None = None
+    rootfs_bytes: int = 0
+    snapshot_bytes: int = 0
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return super().from_json(data | {"state": BuildState(data["state"])})
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry(_Message):
+    """One line of a build's or a sandbox's log. `sequence` grows by one per entry."""
+
+    sequence: int
+    at: float
+    level: str
+    """debug, info, warn or error."""
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport(_Message):
+    """What a node offers and how full it is."""
+
+    node_id: NodeId
+    version: str
+    driver: str
+    isolation: str
+    capabilities: list[str]
+    """What the driver can do: "memory_snapshot", "disk_limit", "network_policy"."""
+    recipes: list[str]
+    cpu_count: int
+    memory_mib: int
+    memory_free_mib: int
+    disk_free_mib: int
+    sandboxes: int
+    slots_ready: int
+    ready: bool
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent(_Message):
+    """Something a node did or saw. `sequence` grows by one per event and starts again at a restart.
+
+    kind: "hello" (first line of every stream; detail is the node's boot id),
+    "sandbox.running", "sandbox.stopped", "sandbox.process_ended" (the memory guard ended one),
+    "image.ready", "image.failed".
+    """
+
+    sequence: int
+    at: float
+    kind: str
+    subject: str = ""
+    """Sandbox id or build id."""
+    reason: str = ""
+    detail: str = ""

@@ -1,0 +1,39 @@
+"""States that leave a process: what the API, the node's reports and the console call them."""
+
+from enum import StrEnum
+
+
+class SandboxState(StrEnum):
+    """What the public API says of a sandbox (contract e2b 2.6)."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+class BuildState(StrEnum):
+    """What the public API says of a template build (contract e2b 2.9)."""
+
+    WAITING = "waiting"
+    BUILDING = "building"
+    READY = "ready"
+    ERROR = "error"
+
+
+class NodeSandboxState(StrEnum):
+    """Where a sandbox is in its life on one node (machine: node/states.py)."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class StopReason(StrEnum):
+    """Why a sandbox is no longer running."""
+
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    EXITED = "exited"
+    OUT_OF_MEMORY = "out_of_memory"
+    START_FAILED = "start_failed"
+    NODE_LOST = "node_lost"
