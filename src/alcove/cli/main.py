@@ -1,0 +1,25 @@
+"""The `alcove` command."""
+
+import click
+
+from alcove import __version__
+from alcove.cli.doctor import doctor
+from alcove.cli.environment import env_command
+from alcove.cli.logs import logs_command
+from alcove.cli.server import down_command, status_command, up_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alcove")
+def main() -> None:
+    """Alcove: sandboxes for AI agents on your own machine.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 Alcove is not running.
+    """
+
+
+for command in (up_command, down_command, status_command, env_command, logs_command, doctor):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""How the command line speaks: one console, JSON when asked, errors that say what to do.
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 Alcove is not running here.
+"""
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+EXIT_FAILED = 1
+EXIT_NOT_RUNNING = 3
+
+console = Console(highlight=False, soft_wrap=True)
+"""For people: results of commands."""
+
+progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
+"""For progress and errors, so that standard output can be piped."""
+
+
+class CliError(click.ClickException):
+    """A command failed: what happened, and what the user can do about it."""
+
+    def __init__(self, message: str, fix: str = "", exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.fix = fix
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance too
+
+    def show(self, file: Any = None) -> None:
+        del file
+        progress_console.print(f"[red]error:[/red] {self.message}", markup=True)
+        if self.fix:
+            progress_console.print(f"  [bold]do:[/bold] {self.fix}", markup=True)
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print the result.",
+)
