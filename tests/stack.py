@@ -1,0 +1,80 @@
+"""A whole Alcove for tests: own instance name, ports and data, started and ended by `alcove`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Root file systems and agents stay here from run to run, as building them takes minutes.
+DATA_DIR = Path(os.environ.get("ALCOVE_TEST_DATA", "/var/lib/alcove-test"))
+OPTIONS = {
+    "instance": "alct",
+    "api-port": "23000",
+    "edge-port": "23002",
+    "tls-port": "23443",
+    "node-port": "23004",
+    "ingress-port": "23005",
+    "edge-metrics-port": "23006",
+    "slot-network": "10.232.0.0/16",
+}
+UP_TIMEOUT_S = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    data_dir: Path
+    environment: dict[str, str]
+    """What `alcove env` prints."""
+
+    @property
+    def api_url(self) -> str:
+        return self.environment["E2B_API_URL"]
+
+    @property
+    def sandbox_url(self) -> str:
+        return self.environment["E2B_SANDBOX_URL"]
+
+    @property
+    def api_key(self) -> str:
+        return self.environment["E2B_API_KEY"]
+
+    @property
+    def cluster_key(self) -> str:
+        return (self.data_dir / "cluster.key").read_text().strip()
+
+    def pids(self) -> dict[str, int]:
+        """Process id of the supervisor and of each service."""
+        state = json.loads((self.data_dir / "run" / "supervise.json").read_text())
+        pids = {name: child["pid"] for name, child in state["children"].items()}
+        return pids | {"supervisor": state["supervisor"]["pid"]}
+
+
+def alcove(*arguments: str, timeout_s: float = 120) -> str:
+    """Run the `alcove` command on the test installation; what it printed."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "alcove.cli.main", *arguments, "--data-dir", str(DATA_DIR)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert finished.returncode == 0, f"alcove {arguments}: {finished.stdout}{finished.stderr}"
+    return finished.stdout
+
+
+def start() -> Stack:
+    """Start with an empty database; images of earlier runs are used again."""
+    alcove_down()
+    for name in ("control.db", "control.db-wal", "control.db-shm", "local.env", "config.json"):
+        (DATA_DIR / name).unlink(missing_ok=True)
+    shutil.rmtree(DATA_DIR / "sandboxes", ignore_errors=True)
+    options = [part for name, value in OPTIONS.items() for part in (f"--{name}", value)]
+    alcove("up", *options, timeout_s=UP_TIMEOUT_S)
+    return Stack(DATA_DIR, json.loads(alcove("env", "--format", "json")))
+
+
+def alcove_down() -> None:
+    if (DATA_DIR / "config.json").exists():
+        alcove("down")
