@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,25 +34,25 @@ _PACKER = Path(__file__).with_name("pack_python.py")
 
 # What the guest may import; everything else of lib-dynload would only drag libraries in (OpenSSL,
 # SQLite, ncurses). Distributions build many of these into the interpreter: absent is fine.
-_EXTENSIONS = frozenset(
-    """_asyncio _bisect _blake2 _contextvars _csv _ctypes _datetime _heapq _json _md5 _opcode
-    _pickle _posixsubprocess _queue _random _sha1 _sha2 _sha256 _sha3 _sha512 _socket _statistics
+_EXTENSIONS = """
+    _asyncio _bisect _blake2 _contextvars _csv _ctypes _datetime _heapq _json _md5 _opcode _pickle
+    _posixsubprocess _queue _random _sha1 _sha2 _sha256 _sha3 _sha512 _socket _statistics
     _struct _typing _uuid array binascii fcntl grp math mmap resource select syslog termios
-    unicodedata zlib""".split()
-)
+    unicodedata zlib
+"""
 
-_STDLIB_OMITTED = frozenset(
-    """__phello__ __pycache__ _pyrepl antigravity.py cgi.py cgitb.py curses dbm dist-packages
+_STDLIB_OMITTED = """
+    __phello__ __pycache__ _pyrepl antigravity.py cgi.py cgitb.py curses dbm dist-packages
     distutils doctest.py ensurepip idlelib imaplib.py lib-dynload lib2to3 mailbox.py msilib
     multiprocessing nntplib.py pdb.py pydoc.py pydoc_data site-packages sqlite3 test this.py
-    tkinter turtle.py turtledemo unittest venv webbrowser.py wsgiref xmlrpc""".split()
-)
+    tkinter turtle.py turtledemo unittest venv webbrowser.py wsgiref xmlrpc
+"""
 _STDLIB_OMITTED_PREFIXES = ("config-", "_sysconfigdata", "__hello__")
 
 _PROBE = """
-import json, sys, sysconfig
+import json, os, sys, sysconfig
 print(json.dumps({
-    "executable": sys.executable,
+    "executable": os.path.realpath(sys.executable),
     "version": "%d.%d" % sys.version_info[:2],
     "stdlib": sysconfig.get_path("stdlib"),
     "extension_suffix": sysconfig.get_config_var("EXT_SUFFIX"),
@@ -89,8 +89,7 @@ async def ensure_bundle(data_dir: Path, python: Path = SYSTEM_PYTHON) -> Path:
     try:
         await _fill(work, contents, python)
         await _self_check(work)
-        work.chmod(0o755)
-        _rename_unless_there(work, bundle)
+        _publish(work, bundle)
     finally:
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
     _log.info("agent bundle made: %s", bundle.name)
@@ -133,7 +132,7 @@ async def _contents(python: Path) -> _Contents:
         ) from error
     stdlib = Path(probe["stdlib"])
     extensions = list(_extensions(stdlib / "lib-dynload", probe["extension_suffix"]))
-    executable = Path(probe["executable"]).resolve()
+    executable = Path(probe["executable"])
     libraries = await _libraries([executable, *extensions])
     dynload = f"lib/python{probe['version']}/lib-dynload"
     return _Contents(
@@ -150,7 +149,7 @@ async def _contents(python: Path) -> _Contents:
 
 def _extensions(dynload: Path, suffix: str) -> Iterator[Path]:
     for path in sorted(dynload.glob(f"*{suffix}")):
-        if path.name.removesuffix(suffix) in _EXTENSIONS:
+        if path.name.removesuffix(suffix) in _EXTENSIONS.split():
             yield path
 
 
@@ -167,14 +166,16 @@ async def _libraries(binaries: Iterable[Path]) -> dict[str, Path]:
         if (match := _LDD_LINE.match(line)) is None:
             continue
         path = Path(match[1])
-        found["ld.so" if path.name.startswith("ld-") else path.name] = path.resolve()
+        found["ld.so" if path.name.startswith("ld-") else path.name] = path
     if "ld.so" not in found:
         raise AgentBundleError("ldd names no program loader for python3; is it a static build?")
     return found
 
 
 def _omitted_from_stdlib(top_level_name: str) -> bool:
-    return top_level_name in _STDLIB_OMITTED or top_level_name.startswith(_STDLIB_OMITTED_PREFIXES)
+    return top_level_name in _STDLIB_OMITTED.split() or top_level_name.startswith(
+        _STDLIB_OMITTED_PREFIXES
+    )
 
 
 def _guest_sources() -> Iterator[tuple[str, Path]]:
@@ -190,10 +191,12 @@ def _guest_sources() -> Iterator[tuple[str, Path]]:
     yield from _sources(Path(spec.origin).parent, "h11/", omit=lambda name: name == "tests")
 
 
-def _sources(root: Path, prefix: str, omit: "Omit | None" = None) -> Iterator[tuple[str, Path]]:
+def _sources(
+    root: Path, prefix: str, omit: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[str, Path]]:
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if omit is None or not omit(relative.parts[0]):
+        if not omit(relative.parts[0]):
             yield f"{prefix}{relative}", path
 
 
@@ -223,7 +226,9 @@ async def _self_check(bundle: Path) -> None:
         raise AgentBundleError("the guest bundle was made but does not run") from error
 
 
-def _rename_unless_there(work: Path, bundle: Path) -> None:
+def _publish(work: Path, bundle: Path) -> None:
+    # mkdtemp makes directories private; everybody inside a sandbox may read the bundle.
+    work.chmod(0o755)
     try:
         os.rename(work, bundle)  # noqa: PTH104  Path.rename hides which of the two errors it was
     except OSError:
