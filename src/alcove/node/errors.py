@@ -1,0 +1,65 @@
+"""What can go wrong on a node, with the status its API answers.
+
+NodeError
+├── InvalidRequestError     400 invalid_request
+├── NotHereError            404 not_found
+├── OldGenerationError      409 conflict            a newer life of the sandbox is known
+├── EndedError              409 conflict            this life of the sandbox is over
+├── ImageNotReadyError      409 template_not_ready
+├── StartFailedError        500 sandbox_create_failed
+├── NoCapacityError         503 sandbox_capacity_unavailable
+└── NodeBusyError           (command line only)     another node daemon owns the data directory
+"""
+
+from typing import ClassVar
+
+from alcove.wire.errors import ErrorCode, Problem
+
+
+class NodeError(Exception):
+    """The message tells control what happened and what to do."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+    def problem(self) -> Problem:
+        return Problem(self.status, str(self), self.code)
+
+
+class InvalidRequestError(NodeError):
+    status = 400
+    code = ErrorCode.INVALID_REQUEST
+
+
+class NotHereError(NodeError):
+    status = 404
+    code = ErrorCode.NOT_FOUND
+
+
+class OldGenerationError(NodeError):
+    status = 409
+    code = ErrorCode.CONFLICT
+
+
+class EndedError(NodeError):
+    status = 409
+    code = ErrorCode.CONFLICT
+
+
+class ImageNotReadyError(NodeError):
+    status = 409
+    code = ErrorCode.TEMPLATE_NOT_READY
+
+
+class StartFailedError(NodeError):
+    status = 500
+    code = ErrorCode.CREATE_FAILED
+
+
+class NoCapacityError(NodeError):
+    status = 503
+    code = ErrorCode.CAPACITY
+
+
+class NodeBusyError(NodeError):
+    pass

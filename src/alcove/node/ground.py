@@ -1,0 +1,140 @@
+"""What a place is made of on this machine: a network, a cgroup, a disk, a directory.
+
+`Ground` is the seam between the life of sandboxes and the kernel; ground_kernel.py makes the real
+things, PlainGround only directories, for the fake driver. Every call may be repeated after a crash,
+and everything a slot has can be found and removed from its number alone.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from alcove.node.drivers.driver import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a sandbox may use."""
+
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a sandbox uses at this moment, sizes in bytes."""
+
+    cpu_seconds: float = 0.0
+    memory: int = 0
+    memory_cache: int = 0
+    disk: int = 0
+    disk_total: int = 0
+
+
+class Ground(Protocol):
+    def place(self, slot: int) -> Place:
+        """Name everything a slot has, whether it exists or not."""
+        ...
+
+    async def make(self, place: Place, size: Size) -> None:
+        """Make what the place names, the directory first. A failure leaves remains to `remove`."""
+        ...
+
+    async def remove(self, place: Place) -> None:
+        """Remove all of it, the directory last; nothing of the sandbox runs any more."""
+        ...
+
+    async def slots(self) -> set[int]:
+        """Slots of which anything is left, directories included."""
+        ...
+
+    async def refuse_internet(self, place: Place) -> None:
+        """Refuse new connections to the internet; a new place has them allowed."""
+        ...
+
+    def usage(self, place: Place) -> Used: ...
+
+    def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
+        """The memory in use, each time it has risen to the threshold."""
+        ...
+
+    async def lend_memory(self, place: Place, size: Size, *, lend: bool) -> None:
+        """Raise the memory limit for an emergency, or take that back."""
+        ...
+
+    def out_of_memory(self, place: Place) -> bool:
+        """Whether the kernel has ended a process of this place for want of memory."""
+        ...
+
+
+class PlainGround:
+    """Directories and names, nothing of the kernel."""
+
+    def __init__(self, instance: str, slots_directory: Path) -> None:
+        self._instance = instance
+        self._slots = slots_directory
+
+    def place(self, slot: int) -> Place:
+        directory = self._slots / str(slot)
+        return Place(
+            slot=slot,
+            name=f"{self._instance}-{slot}",
+            directory=directory,
+            netns=Path(),
+            veth="",
+            address="127.0.0.1",
+            cgroup="",
+            disk=directory / "disk",
+            console=directory / "console.log",
+        )
+
+    async def make(self, place: Place, size: Size) -> None:
+        del size
+        place.disk.mkdir(parents=True, exist_ok=True)
+
+    async def remove(self, place: Place) -> None:
+        await remove_tree(place.directory)
+
+    async def slots(self) -> set[int]:
+        return numbered(self._slots)
+
+    async def refuse_internet(self, place: Place) -> None:
+        """A guest without a network needs no refusal."""
+
+    def usage(self, place: Place) -> Used:
+        del place
+        return Used()
+
+    async def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
+        del place, threshold_bytes
+        return
+        yield 0
+
+    async def lend_memory(self, place: Place, size: Size, *, lend: bool) -> None:
+        """A guest without limits needs no loan."""
+
+    def out_of_memory(self, place: Place) -> bool:
+        del place
+        return False
+
+
+def numbered(directory: Path) -> set[int]:
+    """The entries of a directory whose names are slot numbers."""
+    if not directory.is_dir():
+        return set()
+    return {int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal()}
+
+
+async def remove_tree(directory: Path) -> None:
+    """Remove a directory and all in it; no harm if it is gone."""
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+
+    await asyncio.to_thread(remove)

@@ -1,0 +1,167 @@
+"""What the node says to the guest agent: HTTP/1.1 over a socket that the driver dials.
+
+The guest is hostile: answers are bounded in size and time, and nothing in them is trusted beyond
+its JSON type.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+
+from alcove.node.drivers.driver import Driver, Place, PortClosedError
+from alcove.wire.hosts import GUEST_PORT
+
+_ANSWER_MAX_BYTES = 64 * 1024
+_RECEIVE_BYTES = 16 * 1024
+# The kernel repeats a lost SYN after a whole second; a new dial costs nothing.
+_DIAL_S = 0.5
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.1
+
+
+class GuestError(Exception):
+    """The guest agent did not answer, or not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndedProcess:
+    """The process that the guest ended to get memory back."""
+
+    pid: int
+    command: str
+    rss_bytes: int
+
+
+class GuestClient:
+    """Talks to the agent in one place. Holds no connection: calls are few.
+
+    Raises GuestError, or the driver's NotRunningError and PortClosedError.
+    """
+
+    def __init__(self, driver: Driver, place: Place, access_token: str) -> None:
+        self._driver = driver
+        self._place = place
+        self._token = access_token
+
+    async def healthy(self, timeout_s: float) -> None:
+        """Return once the agent answers. Raises GuestError at the time limit."""
+        answer = await self._retry("GET", "/health", None, timeout_s)
+        _expect(answer, {200, 204}, "GET /health")
+
+    async def init(self, settings: Mapping[str, Any], timeout_s: float) -> None:
+        """Give a restored guest its identity; may be repeated."""
+        answer = await self._retry("POST", "/init", settings, timeout_s)
+        _expect(answer, {200, 204}, "POST /init")
+
+    async def forward(self, port: int, timeout_s: float) -> bool:
+        """Ask the guest to make a service that listens on loopback only reachable by the node."""
+        answer = await self._call("POST", "/forward", {"port": port}, timeout_s)
+        return answer.status == 200 and _object(answer).get("open") is True
+
+    async def relieve(self, timeout_s: float) -> EndedProcess | None:
+        """Have the guest end the process that uses most memory; None if it found none."""
+        answer = await self._call("POST", "/memory/relieve", {}, timeout_s)
+        _expect(answer, {200}, "POST /memory/relieve")
+        data = _object(answer)
+        pid, command, rss = data.get("pid"), data.get("cmd"), data.get("rssBytes")
+        if not isinstance(pid, int):
+            return None
+        return EndedProcess(pid, str(command)[:200], rss if isinstance(rss, int) else 0)
+
+    async def _retry(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> Answer:
+        """Call until something answers: right after a start nothing may listen yet."""
+        last: Exception | None = None
+        pause_s = _FIRST_PAUSE_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        return await self._call(method, path, body, timeout_s)
+                    except (PortClosedError, GuestError) as error:
+                        last = error
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        except TimeoutError:
+            raise GuestError(f"no answer to {method} {path} in {timeout_s:g} s: {last}") from last
+
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._driver.dial(
+                    self._place, GUEST_PORT, min(timeout_s, _DIAL_S)
+                )
+                with connection:
+                    return await _exchange(connection, _request(method, path, self._token, body))
+        except TimeoutError as error:
+            raise GuestError(f"no answer to {method} {path} in {timeout_s:g} s") from error
+        except (OSError, h11.ProtocolError) as error:
+            raise GuestError(f"{method} {path}: {error}") from error
+
+
+def _request(
+    method: str, path: str, token: str, body: Mapping[str, Any] | None
+) -> tuple[h11.Request, bytes]:
+    data = b"" if body is None else json.dumps(body).encode()
+    headers = [
+        ("host", "guest"),
+        ("connection", "close"),
+        ("x-access-token", token),
+        ("content-type", "application/json"),
+        ("content-length", str(len(data))),
+    ]
+    return h11.Request(method=method, target=path, headers=headers), data
+
+
+async def _exchange(connection: socket.socket, request: tuple[h11.Request, bytes]) -> Answer:
+    loop = asyncio.get_running_loop()
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_ANSWER_MAX_BYTES)
+    head, body = request
+    out = [http.send(head), http.send(h11.Data(data=body)), http.send(h11.EndOfMessage())]
+    await loop.sock_sendall(connection, b"".join(part for part in out if part))
+    status = 0
+    received = bytearray()
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(await loop.sock_recv(connection, _RECEIVE_BYTES))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            received += event.data
+            if len(received) > _ANSWER_MAX_BYTES:
+                raise GuestError(f"the answer is larger than {_ANSWER_MAX_BYTES} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            return Answer(status, bytes(received))
+        elif isinstance(event, h11.ConnectionClosed):
+            raise GuestError("the guest closed the connection before it answered")
+
+
+def _expect(answer: Answer, statuses: set[int], what: str) -> None:
+    if answer.status not in statuses:
+        text = answer.body[:500].decode(errors="replace")
+        raise GuestError(f"{what} was answered with {answer.status}: {text}")
+
+
+def _object(answer: Answer) -> dict[str, Any]:
+    try:
+        data = json.loads(answer.body)
+    except ValueError as error:
+        raise GuestError("the answer is not JSON") from error
+    if not isinstance(data, dict):
+        raise GuestError("the answer is not a JSON object")
+    return data

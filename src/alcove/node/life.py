@@ -1,0 +1,253 @@
+"""One sandbox on this node: events in, record written, effects out (machine: states.py)."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from alcove.concurrency import spawn
+from alcove.node.drivers.driver import Driver, Image, Place
+from alcove.node.events import Events
+from alcove.node.ground import Ground, Size
+from alcove.node.guest_client import EndedProcess, GuestClient
+from alcove.node.idleness import Idleness
+from alcove.node.logs import SandboxLog
+from alcove.node.memory_guard import guard_memory
+from alcove.node.meter import Meter
+from alcove.node.places import Places
+from alcove.node.records import Record, Records
+from alcove.node.start import Starter, StepFailedError, Timings
+from alcove.node.states import Effect, Event, step
+from alcove.node.tunnels import Tunnels
+from alcove.wire.node import SandboxUsage
+from alcove.wire.states import NodeSandboxState as State
+from alcove.wire.states import StopReason
+
+_log = structlog.get_logger()
+
+_DESTROY_PAUSES_S = (0.1, 0.5, 2.0, 10.0)
+_GIVE_UP_S = 10.0
+"""How long a stop waits for a start that was given up to clean up after itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every life on this node works with."""
+
+    driver: Driver
+    ground: Ground
+    places: Places
+    records: Records
+    events: Events
+    starter: Starter
+    memory_headroom_mib: int
+    memory_guard_percent: int
+    quiet_after_s: float
+    tunnels_per_sandbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Happening:
+    event: Event
+    reason: StopReason | None = None
+    detail: str = ""
+
+
+class Life:
+    """A sandbox from its first record to its last."""
+
+    def __init__(self, around: Surroundings, record: Record) -> None:
+        self._around = around
+        self.record = record
+        self.place: Place | None = None
+        if record.slot is not None:
+            self.place = around.places.claim(record.slot)
+        self.log = SandboxLog(around.records.directory_of(record.sandbox_id))
+        self.tunnels = Tunnels(around.tunnels_per_sandbox)
+        self.idleness: Idleness | None = None
+        self._meter: Meter | None = None
+        self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._work: list[asyncio.Task[None]] = []
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    def begin(self, image: Image) -> None:
+        """Start the sandbox. The record has been written."""
+        self._do(self._start(image), "start")
+
+    def post(self, event: Event, reason: StopReason | None = None, detail: str = "") -> None:
+        self._inbox.put_nowait(_Happening(event, reason, detail))
+
+    async def settled(self) -> Record:
+        """The record once the sandbox runs or is stopped."""
+        while self.state in {State.STARTING, State.STOPPING}:
+            await self._changed.wait()
+        return self.record
+
+    async def stopped(self) -> Record:
+        while self.state is not State.STOPPED:
+            await self._changed.wait()
+        return self.record
+
+    async def run(self) -> None:
+        """Live until stopped; the last thing done is to give the place back."""
+        while self.state is not State.STOPPED:
+            happening = await self._inbox.get()
+            state, effects = step(self.state, happening.event)
+            if state is not self.state:
+                self._enter(state, happening)
+            for effect in effects:
+                await self._carry_out(effect)
+
+    def usage(self) -> SandboxUsage | None:
+        return None if self._meter is None else self._meter.sample(time.time())
+
+    def leave(self) -> None:
+        """The node ends and the sandbox goes on without it."""
+        for task in self._work:
+            task.cancel()
+
+    def _enter(self, state: State, happening: _Happening) -> None:
+        record = replace(self.record, state=state)
+        now = time.time()
+        match state:
+            case State.RUNNING:
+                record = replace(record, started_at=now)
+            case State.STOPPING:
+                record = replace(record, stop_reason=happening.reason, detail=happening.detail)
+            case State.STOPPED:
+                # What is kept for control to read needs no secrets.
+                spec = replace(record.spec, access_token="", env_vars={})
+                record = replace(record, spec=spec, slot=None, stopped_at=now)
+        self._write(record)
+
+    def _write(self, record: Record) -> None:
+        self._around.records.write(record)
+        self.record = record
+
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Effect.OPEN:
+                self._open()
+            case Effect.CLOSE:
+                await self._close()
+            case Effect.DESTROY:
+                await self._destroy()
+            case Effect.ANNOUNCE:
+                self._announce()
+            case Effect.RELEASE:
+                if self.place is not None:
+                    self._around.places.release(self.place)
+
+    async def _start(self, image: Image) -> None:
+        timings = Timings()
+        began = time.perf_counter()
+        try:
+            await self._around.starter.start(self.record.spec, image, timings, self._note)
+        except StepFailedError as error:
+            self.post(Event.FAILED, StopReason.START_FAILED, str(error))
+        except Exception as error:
+            _log.exception("sandbox.start_broke", sandbox_id=self.record.sandbox_id)
+            self.post(Event.FAILED, StopReason.START_FAILED, f"internal error: {error!r}")
+        else:
+            timings.ms["total"] = round((time.perf_counter() - began) * 1000, 3)
+            self.record = replace(self.record, timings_ms=timings.ms)
+            self.post(Event.READY)
+
+    def _note(self, place: Place | None) -> None:
+        self._write(replace(self.record, slot=None if place is None else place.slot))
+        self.place = place
+
+    def _open(self) -> None:
+        assert self.place is not None
+        around, spec, place = self._around, self.record.spec, self.place
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        self._meter = Meter(around.ground, place, size, self.record.started_at or time.time())
+        self.idleness = Idleness(around.driver, place, around.quiet_after_s)
+        limit_mib = spec.memory_mib + around.memory_headroom_mib
+        self._do(self._watch(place), "watch")
+        self._do(self.idleness.run(), "idleness")
+        self._do(
+            guard_memory(
+                around.ground,
+                place,
+                size,
+                threshold_bytes=limit_mib * 2**20 * around.memory_guard_percent // 100,
+                guest=GuestClient(around.driver, place, spec.access_token),
+                tell=self._tell_ended,
+            ),
+            "memory guard",
+        )
+
+    async def _watch(self, place: Place) -> None:
+        detail = await self._around.driver.ended(place)
+        if self._around.ground.out_of_memory(place):
+            detail = "the sandbox used more memory than it has, and the kernel ended it"
+            self.post(Event.LOST, StopReason.OUT_OF_MEMORY, detail)
+        else:
+            self.post(Event.LOST, StopReason.EXITED, detail or "the sandbox ended by itself")
+
+    async def _close(self) -> None:
+        self.tunnels.cut()
+        self._meter = None
+        work, self._work = self._work, []
+        for task in work:
+            task.cancel()
+        if work:
+            await asyncio.wait(work, timeout=_GIVE_UP_S)
+
+    async def _destroy(self) -> None:
+        failures = 0
+        while self.place is not None:
+            try:
+                await self._around.driver.stop(self.place)
+                break
+            except Exception:
+                pause = _DESTROY_PAUSES_S[min(failures, len(_DESTROY_PAUSES_S) - 1)]
+                failures += 1
+                _log.exception("sandbox.stop_failed", sandbox_id=self.record.sandbox_id)
+                await asyncio.sleep(pause)
+        if self.place is not None:
+            self.log.save_console(self.place.console)
+        self.post(Event.GONE)
+
+    def _announce(self) -> None:
+        record = self.record
+        at, log = time.time(), self.log
+        if self.state is State.RUNNING:
+            self._around.events.emit("sandbox.running", record.sandbox_id)
+            log.add(at, "info", "sandbox started", slot=str(record.slot))
+            _log.info("sandbox.started", sandbox_id=record.sandbox_id, **record.timings_ms)
+        else:
+            reason = record.stop_reason or StopReason.KILLED
+            self._around.events.emit(
+                "sandbox.stopped", record.sandbox_id, reason=reason, detail=record.detail
+            )
+            bad = reason in {StopReason.START_FAILED, StopReason.OUT_OF_MEMORY}
+            text = f"sandbox stopped: {reason}" + (f": {record.detail}" if record.detail else "")
+            log.add(at, "error" if bad else "info", text)
+            _log.info("sandbox.stopped", sandbox_id=record.sandbox_id, reason=reason)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _tell_ended(self, ended: EndedProcess) -> None:
+        text = (
+            f"process {ended.pid} ({ended.command}) used {ended.rss_bytes // 2**20} MiB and was "
+            "ended: the sandbox was running out of memory"
+        )
+        self.log.add(time.time(), "warn", text)
+        self._around.events.emit(
+            "sandbox.process_ended",
+            self.record.sandbox_id,
+            reason=StopReason.OUT_OF_MEMORY,
+            detail=text,
+        )
+
+    def _do(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._work.append(spawn(work, name=f"{name} of {self.record.sandbox_id}"))

@@ -1,0 +1,280 @@
+"""The places of this node: numbered slots, some prepared ahead of need.
+
+    free ──▶ making ──▶ prepared ──take──▶ taken ──release──▶ clearing ──▶ free
+                │                                                 ▲
+                └─────────── failed · found by sweep() ───────────┘
+
+A slot's directory is made before and removed after everything else it has, so its existence is the
+intent that a crash leaves behind. A place that a guest has run in is never used again. Preparing
+and clearing are background work: they wait while sandboxes are starting, one at a time.
+"""
+
+import asyncio
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from alcove.concurrency import spawn
+from alcove.node.drivers.driver import Driver, Image, Place
+from alcove.node.errors import NoCapacityError
+from alcove.node.ground import Ground, Size
+
+_log = structlog.get_logger()
+
+_MANY_DIRTY = 32
+"""So many slots are not left uncleared, whoever is starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many places there may be."""
+
+    slots: int
+    """Highest slot number."""
+    prepared_per_image: int
+    prepared_total: int
+    memory_reserve_mib: int
+    """No place is made or prepared when the machine has less memory than this available."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    place: Place
+    prepared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Of what the pool shall hold prepared places."""
+
+    image: Image
+    size: Size
+
+    @property
+    def key(self) -> tuple[str, Size]:
+        return self.image.build_id, self.size
+
+
+class Places:
+    """Hands out places, prepares some ahead, takes them back."""
+
+    def __init__(self, ground: Ground, driver: Driver, limits: Limits) -> None:
+        self._ground = ground
+        self._driver = driver
+        self._limits = limits
+        self._owned: set[int] = set()
+        self._dirty: dict[int, None] = {}
+        self._stuck: set[int] = set()
+        self._free: list[int] = []
+        self._unused = 1
+        self._wishes: OrderedDict[tuple[str, Size], _Wish] = OrderedDict()
+        self._pool: dict[tuple[str, Size], deque[Place]] = {}
+        self._starting = 0
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._work = asyncio.Event()
+        self._clean = asyncio.Event()
+        self._clean.set()
+
+    async def take(self, image: Image, size: Size) -> Taken:
+        """A place for this image: a prepared one if there is one, otherwise made now."""
+        wish = _Wish(image, size)
+        self._wish(wish)
+        waiting = self._pool.get(wish.key)
+        if waiting:
+            self._work.set()
+            return Taken(waiting.popleft(), prepared=True)
+        return Taken(await self._make(size), prepared=False)
+
+    def release(self, place: Place) -> None:
+        """Give a place back; it is cleared in the background."""
+        self._give_up(place.slot)
+
+    def claim(self, slot: int) -> Place:
+        """The place of a sandbox that was running before this process."""
+        self._owned.add(slot)
+        return self._ground.place(slot)
+
+    @asynccontextmanager
+    async def scratch(self, size: Size) -> AsyncIterator[Place]:
+        """A place for a template build; cleared when the block ends."""
+        place = await self._make(size)
+        try:
+            yield place
+        finally:
+            self._give_up(place.slot)
+
+    @contextmanager
+    def foreground(self) -> Iterator[None]:
+        """While the block runs, background work on places waits."""
+        self._starting += 1
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._calm.set()
+
+    def want(self, image: Image, size: Size) -> None:
+        """Keep places prepared for this image: it has become ready."""
+        self._wish(_Wish(image, size))
+
+    def forget(self, build_id: str) -> None:
+        """Give up the places prepared for an image."""
+        for key in [key for key in self._wishes if key[0] == build_id]:
+            del self._wishes[key]
+            self._drop(key)
+
+    @property
+    def prepared(self) -> int:
+        return sum(map(len, self._pool.values()))
+
+    @property
+    def in_use(self) -> int:
+        return len(self._owned) - self.prepared
+
+    def has_memory(self) -> bool:
+        return memory_available_mib() >= self._limits.memory_reserve_mib
+
+    async def sweep(self) -> int:
+        """Have everything cleared that nobody owns; how many slots that were."""
+        found = await self._ground.slots()
+        stray = (found - self._owned - self._dirty.keys()) | self._stuck
+        self._stuck.clear()
+        for slot in stray:
+            self._give_up(slot)
+        self._work.set()
+        return len(stray)
+
+    async def cleared(self) -> None:
+        """Return once no slot waits to be cleared."""
+        await self._clean.wait()
+
+    async def run(self) -> None:
+        """Clear and prepare places, for ever.
+
+        What fails is not tried again here: sweep() brings back the slot, the next take() the image.
+        """
+        while True:
+            await self._work.wait()
+            if len(self._dirty) < _MANY_DIRTY:
+                await self._calm.wait()
+            self._work.clear()
+            if self._dirty:
+                self._work.set()
+                await self._clear(next(iter(self._dirty)))
+            elif (wish := self._missing()) is not None:
+                self._work.set()
+                await self._prepare(wish)
+
+    async def close(self) -> None:
+        """Give the prepared places back and wait until everything is cleared."""
+        self._wishes.clear()
+        for key in list(self._pool):
+            self._drop(key)
+        await self.cleared()
+
+    async def _prepare(self, wish: _Wish) -> None:
+        try:
+            place = await self._make(wish.size)
+        except Exception:
+            _log.exception("place.making_failed", build_id=wish.image.build_id)
+            self._wishes.pop(wish.key, None)
+            return
+        try:
+            await self._driver.prepare(place, wish.image)
+        except Exception:
+            _log.exception("place.preparing_failed", build_id=wish.image.build_id)
+            self._wishes.pop(wish.key, None)
+        if wish.key in self._wishes:
+            self._pool.setdefault(wish.key, deque()).append(place)
+        else:
+            self._give_up(place.slot)
+
+    async def _make(self, size: Size) -> Place:
+        place = self._ground.place(self._next_slot())
+        self._owned.add(place.slot)
+        making = spawn(self._ground.make(place, size), name=f"make place {place.slot}")
+        try:
+            await asyncio.shield(making)
+        except BaseException:
+            # Cancelled, it may still be at work: clear only what has come to rest.
+            making.add_done_callback(lambda _: self._give_up(place.slot))
+            raise
+        return place
+
+    def _next_slot(self) -> int:
+        while self._free:
+            slot = heapq.heappop(self._free)
+            if not self._taken(slot):
+                return slot
+        while self._unused <= self._limits.slots:
+            slot = self._unused
+            self._unused += 1
+            if not self._taken(slot):
+                return slot
+        raise NoCapacityError(
+            f"all {self._limits.slots} places of this node are in use: stop sandboxes, "
+            "or give the node a larger slot network"
+        )
+
+    def _taken(self, slot: int) -> bool:
+        return slot in self._owned or slot in self._dirty or slot in self._stuck
+
+    def _wish(self, wish: _Wish) -> None:
+        if not self._limits.prepared_per_image:
+            return
+        self._wishes[wish.key] = wish
+        self._wishes.move_to_end(wish.key)
+        while len(self._wishes) * self._limits.prepared_per_image > self._limits.prepared_total:
+            if len(self._wishes) == 1:
+                break
+            key, _ = self._wishes.popitem(last=False)
+            self._drop(key)
+        self._work.set()
+
+    def _missing(self) -> _Wish | None:
+        """The most recently wanted image that has too few prepared places."""
+        target = min(self._limits.prepared_per_image, self._limits.prepared_total)
+        for key in reversed(self._wishes):
+            if len(self._pool.get(key, ())) < target:
+                return self._wishes[key] if self.has_memory() else None
+        return None
+
+    def _drop(self, key: tuple[str, Size]) -> None:
+        for place in self._pool.pop(key, ()):
+            self._give_up(place.slot)
+
+    def _give_up(self, slot: int) -> None:
+        self._owned.discard(slot)
+        self._dirty[slot] = None
+        self._clean.clear()
+        self._work.set()
+
+    async def _clear(self, slot: int) -> None:
+        place = self._ground.place(slot)
+        try:
+            await self._driver.stop(place)
+            await self._ground.remove(place)
+        except Exception:
+            _log.exception("place.clearing_failed", slot=slot)
+            self._stuck.add(slot)
+        else:
+            heapq.heappush(self._free, slot)
+        del self._dirty[slot]
+        if not self._dirty:
+            self._clean.set()
+
+
+def memory_available_mib() -> int:
+    """What the kernel says a new workload could have without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0

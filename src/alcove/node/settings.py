@@ -1,0 +1,74 @@
+"""Settings of the node daemon, from the environment: ALCOVE_NODE_<NAME>."""
+
+import os
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen; built only in main.py. Each field is described in docs/reference/settings/node.md."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ALCOVE_NODE_", frozen=True, use_attribute_docstrings=True
+    )
+
+    instance: str = Field(default="alcove", pattern=r"\A[a-z][a-z0-9]{0,9}\Z")
+    """Prefix of every kernel object: two instances on one machine must differ in it."""
+
+    data_dir: Path = Path("/var/lib/alcove")
+    """Directory of everything that is kept."""
+
+    host: str = "127.0.0.1"
+    """Address of the API and the ingress; both are for control and edge only."""
+
+    port: int = Field(default=3004, ge=0, le=65535)
+    """Port of the API."""
+
+    ingress_port: int = Field(default=3005, ge=0, le=65535)
+    """Port to which the edge opens its tunnels."""
+
+    driver: Literal["gvisor", "fake"] = "gvisor"
+    """How sandboxes are isolated; "fake" runs nothing and is for tests of everything else."""
+
+    slot_network: IPv4Network = IPv4Network("10.231.0.0/16")
+    """Addresses by which this machine, and only it, reaches its sandboxes."""
+
+    slots_max: int = Field(default=2000, ge=1)
+    """How many places, and so sandboxes, there may be at once."""
+
+    prepared_places: int = Field(default=3, ge=0)
+    """Places held prepared for each image that was wanted lately; 0 prepares none."""
+
+    prepared_places_total: int = Field(default=12, ge=0)
+    """Prepared places of all images together."""
+
+    starts_at_once: int = Field(default=max(4, 2 * (os.cpu_count() or 1)), ge=1)
+    """Starts beyond this number wait for their turn."""
+
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    """Time limit of one start, waiting for its turn not counted."""
+
+    memory_reserve_mib: int = Field(default=512, ge=0)
+    """With less memory than this available, new sandboxes are refused and none are prepared."""
+
+    memory_headroom_mib: int = Field(default=192, ge=0)
+    """Added to a sandbox's memory for what its isolation itself uses."""
+
+    memory_guard_percent: int = Field(default=90, ge=10, le=100)
+    """At this share of its memory limit a sandbox's largest process is ended."""
+
+    process_limit: int = Field(default=2000, ge=16)
+    """Processes a user inside a sandbox may have."""
+
+    quiet_after_s: float = Field(default=3.0, ge=0)
+    """After so long without traffic a sandbox's timers become coarse, to save processor time."""
+
+    tunnels_per_sandbox: int = Field(default=1024, ge=1)
+    """Connections the edge may have open into one sandbox."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is written to standard output."""

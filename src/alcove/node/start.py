@@ -1,0 +1,135 @@
+"""One start of a sandbox, step by step: a place, a restore, the guest's identity.
+
+Each step has its share of one time limit, and its own name in the timings and in what is said when
+it fails. Nothing is cleaned up here: the life that asked for the start destroys what it left.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from alcove.node.cgroups import CgroupError
+from alcove.node.drivers.driver import Driver, DriverError, Image, Place, SnapshotDamagedError
+from alcove.node.errors import NodeError
+from alcove.node.ground import Ground, Size
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.places import Places
+from alcove.node.run import CommandError
+from alcove.wire.node import SandboxSpec
+
+_log = structlog.get_logger()
+
+Note = Callable[[Place | None], None]
+"""Writes down which place a start has, before anything happens there."""
+
+
+class StepFailedError(Exception):
+    """A step of a start failed; the message names the step and the cause."""
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds of each step, in order."""
+
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        except (DriverError, GuestError, NodeError, CommandError, CgroupError, OSError) as error:
+            raise StepFailedError(f"{name}: {error or type(error).__name__}") from error
+        finally:
+            spent = (time.perf_counter() - began) * 1000
+            self.ms[name] = round(self.ms.get(name, 0.0) + spent, 3)
+
+
+class Starter:
+    """Starts sandboxes, so many at once."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        ground: Ground,
+        places: Places,
+        *,
+        at_once: int,
+        timeout_s: float,
+        process_limit: int,
+        extra_ca_pem: str,
+    ) -> None:
+        self._driver = driver
+        self._ground = ground
+        self._places = places
+        self._turns = asyncio.Semaphore(at_once)
+        self._timeout_s = timeout_s
+        self._process_limit = process_limit
+        self._extra_ca_pem = extra_ca_pem
+
+    async def start(self, spec: SandboxSpec, image: Image, timings: Timings, note: Note) -> None:
+        """Start the sandbox. Raises StepFailedError."""
+        with self._places.foreground():
+            with timings.step("queue"):
+                await self._turns.acquire()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._steps(spec, image, timings, note)
+            except TimeoutError as error:
+                spent = ", ".join(f"{name} {ms:g} ms" for name, ms in timings.ms.items())
+                raise StepFailedError(
+                    f"the start took more than {self._timeout_s:g} s ({spent})"
+                ) from error
+            finally:
+                self._turns.release()
+
+    async def _steps(self, spec: SandboxSpec, image: Image, timings: Timings, note: Note) -> None:
+        place = await self._restored(spec, image, timings, note)
+        with timings.step("init"):
+            guest = GuestClient(self._driver, place, spec.access_token)
+            await guest.init(self._identity(spec), self._timeout_s)
+
+    async def _restored(
+        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note
+    ) -> Place:
+        """Restore into a place; once more into a new one if a prepared place let us down."""
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        while True:
+            with timings.step("place"):
+                taken = await self._places.take(image, size)
+                note(taken.place)
+                if not spec.internet:
+                    await self._ground.refuse_internet(taken.place)
+            try:
+                with timings.step("restore"):
+                    await self._driver.restore(taken.place, image)
+            except StepFailedError as error:
+                if not taken.prepared or isinstance(error.__cause__, SnapshotDamagedError):
+                    raise
+                note(None)
+                _log.warning("place.let_down", slot=taken.place.slot, error=str(error))
+                self._places.release(taken.place)
+            else:
+                return taken.place
+
+    def _identity(self, spec: SandboxSpec) -> dict[str, Any]:
+        identity: dict[str, Any] = {
+            "accessToken": spec.access_token,
+            "envVars": spec.env_vars,
+            "defaultUser": "user",
+            "defaultWorkdir": "/home/user",
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "hostname": spec.sandbox_id,
+            "sandboxId": spec.sandbox_id,
+            "templateId": spec.template_id,
+            "limits": {"nproc": self._process_limit},
+        }
+        if self._extra_ca_pem:
+            identity["caBundle"] = self._extra_ca_pem
+        return identity
