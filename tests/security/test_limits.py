@@ -1,0 +1,91 @@
+"""Bombs in one sandbox: the host and the neighbours do not notice, and the sandbox itself survives
+where that can be helped.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from e2b import CommandExitException, Sandbox
+
+from stack import Stack
+
+pytestmark = [pytest.mark.security, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def sandbox(stack: Stack) -> Iterator[Sandbox]:
+    made = Sandbox.create(timeout=300)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def neighbour(stack: Stack) -> Iterator[Callable[[], None]]:
+    other = Sandbox.create(timeout=300)
+
+    def answers() -> None:
+        started = time.monotonic()
+        assert other.commands.run("echo ok").stdout == "ok\n"
+        assert time.monotonic() - started < 10
+
+    yield answers
+    other.kill()
+
+
+def test_memory_bomb_ends_only_itself(sandbox: Sandbox, neighbour: Callable[[], None]) -> None:
+    bystander = sandbox.commands.run("sleep 200", background=True, timeout=0)
+    with pytest.raises(CommandExitException) as caught:
+        sandbox.commands.run(
+            "python3 -c 'x = []\nwhile True: x.append(bytearray(8 << 20))'", timeout=120
+        )
+    assert caught.value.exit_code != 0
+    assert "memory" in caught.value.stderr.lower()
+    assert sandbox.commands.run("echo alive").stdout == "alive\n"
+    assert bystander.pid in {p.pid for p in sandbox.commands.list()}
+    neighbour()
+
+
+def test_fork_bomb_stays_inside(sandbox: Sandbox, neighbour: Callable[[], None]) -> None:
+    sandbox.commands.run(
+        "bomb() { while true; do sleep 300 & done; }; bomb >/dev/null 2>&1 &"
+        " sleep 4; kill %1 2>/dev/null; pkill -9 sleep; true",
+        timeout=120,
+    )
+    neighbour()
+    assert sandbox.commands.run("echo alive").stdout == "alive\n"
+
+
+def test_full_disk_is_enospc_and_only_here(sandbox: Sandbox, neighbour: Callable[[], None]) -> None:
+    with pytest.raises(CommandExitException) as caught:
+        sandbox.commands.run("head -c 200G /dev/zero > /home/user/full", timeout=200)
+    assert "No space left" in caught.value.stderr
+    sandbox.commands.run("rm /home/user/full")
+    sandbox.files.write("after.txt", "there is room again")
+    assert sandbox.files.read("after.txt") == "there is room again"
+    neighbour()
+
+
+def test_busy_loops_leave_the_neighbour_its_share(
+    sandbox: Sandbox, neighbour: Callable[[], None]
+) -> None:
+    handle = sandbox.commands.run(
+        "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait",
+        background=True,
+        timeout=60,
+    )
+    neighbour()
+    handle.kill()
+
+
+def test_nothing_of_an_earlier_sandbox_is_left(stack: Stack) -> None:
+    secret = "planted-7f3a"
+    for _ in range(6):
+        with Sandbox.create() as first:
+            first.files.write("/home/user/secret", secret)
+            first.files.write("/tmp/secret", secret)
+    with Sandbox.create() as second:
+        found = second.commands.run(
+            f"grep -rls {secret} /home /tmp /var/tmp /dev/shm /run 2>/dev/null; true"
+        ).stdout
+    assert found == ""
