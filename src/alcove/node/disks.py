@@ -1,0 +1,88 @@
+"""Size-limited disks: a sparse ext4 file per slot, mounted through a loop device.
+
+    <slot directory>/disk.img  --loop-->  <slot directory>/disk
+
+No journal: the content dies with the sandbox, and after a loss of power there is no sandbox to give
+it back to. Blocks freed inside are freed in the file as well (discard).
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from alcove.node.run import run
+
+_IMAGE = "disk.img"
+_MOUNT = "disk"
+_FORMAT = [
+    "mkfs.ext4",
+    "-q",
+    "-F",
+    "-O",
+    "^has_journal,^resize_inode",
+    "-E",
+    "lazy_itable_init=1,nodiscard,root_owner=0:0",
+    "-m",
+    "0",
+]
+# Not noexec: the application kernel maps the sandbox's programs from here.
+_MOUNT_OPTIONS = "loop,nodev,nosuid,noatime,discard"
+_OCTAL_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    used_bytes: int
+    total_bytes: int
+
+
+async def create(slot_directory: Path, size_mib: int) -> Path:
+    """Make an empty disk and mount it; one that was there is replaced. Returns the mount point."""
+    await remove(slot_directory)
+    image, mount_point = slot_directory / _IMAGE, slot_directory / _MOUNT
+    _lay_out(image, mount_point, size_mib)
+    await run([*_FORMAT, str(image)])
+    await run(["mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, str(image), str(mount_point)])
+    (mount_point / "lost+found").rmdir()
+    return mount_point
+
+
+async def remove(slot_directory: Path) -> None:
+    """Unmount and delete the disk, if there is one. Raises CommandError while it is in use."""
+    for mount_point in mounted(slot_directory):
+        await run(["umount", str(mount_point)])
+    _delete(slot_directory)
+
+
+def usage(slot_directory: Path) -> DiskUsage:
+    stat = os.statvfs(slot_directory / _MOUNT)
+    total = stat.f_blocks * stat.f_frsize
+    return DiskUsage(total - stat.f_bfree * stat.f_frsize, total)
+
+
+def mounted(under: Path) -> list[Path]:
+    """Mount points of disks anywhere under a directory."""
+    directory = under.resolve()
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount_point = line.split(" ")[4]
+        for escape, character in _OCTAL_ESCAPES.items():
+            mount_point = mount_point.replace(escape, character)
+        path = Path(mount_point)
+        if path.name == _MOUNT and path.is_relative_to(directory):
+            found.append(path)
+    return found
+
+
+def _lay_out(image: Path, mount_point: Path, size_mib: int) -> None:
+    mount_point.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.truncate(size_mib << 20)
+
+
+def _delete(slot_directory: Path) -> None:
+    (slot_directory / _IMAGE).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (slot_directory / _MOUNT).rmdir()

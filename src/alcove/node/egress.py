@@ -1,0 +1,238 @@
+"""The packet rules of sandboxes as nftables text; network.py loads what these functions return.
+
+    guest 169.254.0.21 --eth0 | veth-- netdev chains --- conntrack, inet chains --- uplink
+                                       ^ addresses rewritten   ^ policy, masquerade
+
+Every guest has the same address, so the netdev chains on a sandbox's veth swap it, statelessly, for
+the slot's own one: what the rest of the host sees is unique. They are also where forged sources
+end. The inet table holds the policy: the internet yes, everything private, the host, its neighbours
+and other sandboxes no, names only from our resolver.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+GUEST_ADDRESS = IPv4Address("169.254.0.21")
+GATEWAY_ADDRESS = IPv4Address("169.254.0.22")
+
+REFUSED_NETWORKS = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+"""Never reachable from a sandbox: not the internet (RFC 6890), or not for it to see."""
+
+_CONNECTIONS = 8192
+_NEW_CONNECTIONS = "500/second burst 2000"
+_QUERIES = "200/second burst 400"
+_QUERY_CONNS = 8
+"""Per sandbox, so that one cannot use up the host's connection table or its resolver."""
+
+_DNS = "meta l4proto { tcp, udp } th dport 53"
+_CHAINS = {
+    "resolve": "type nat hook prerouting priority dstnat",
+    "input": "type filter hook input priority filter",
+    "forward": "type filter hook forward priority filter",
+    "outward": "type nat hook postrouting priority srcnat",
+    "to_host": None,
+    "new_query": None,
+    "to_internet": None,
+    "refuse": None,
+}
+_COUNTED = ("connections", "query_connections")
+_METERED = ("new_connections", "queries")
+_ICMP_HEADER_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one instance of Alcove on this machine."""
+
+    instance: str
+    slot_network: IPv4Network
+
+    @property
+    def host_address(self) -> IPv4Address:
+        """What guests know as their gateway; the host's own end of every sandbox connection."""
+        return self.slot_network[1]
+
+    @property
+    def devices(self) -> str:
+        return f'"{self.instance}-*"'
+
+    def host(self, offline: Iterable[IPv4Address] = ()) -> str:
+        """The tables of the instance, in place of what was there but the chains of slots.
+
+        As one transaction it does not disturb connections of sandboxes that run.
+        """
+        table = f"inet {self.instance}"
+        per_slot = "type ipv4_addr; flags dynamic; size 65536;"
+        lines = [
+            *self._no_table("inet"),
+            f"add table {table}",
+            f"add table netdev {self.instance}",
+            f"add set {table} offline {{ type ipv4_addr; }}",
+            *(f"add set {table} {name} {{ {per_slot} }}" for name in _COUNTED),
+            *(f"add set {table} {name} {{ {per_slot} timeout 1m; }}" for name in _METERED),
+            *(
+                f"add chain {table} {name}" + (f" {{ {hook}; policy accept; }}" if hook else "")
+                for name, hook in _CHAINS.items()
+            ),
+        ]
+        for name, rules in self._policy().items():
+            lines += [f"add rule {table} {name} {rule}" for rule in rules]
+        return "\n".join(lines) + "\n" + "".join(map(self.offline, offline))
+
+    def no_host(self) -> str:
+        """Remove the tables, whether they exist or not."""
+        return "\n".join([*self._no_table("inet"), *self._no_table("netdev"), ""])
+
+    def slot(self, slot: int, veth: str, address: IPv4Address) -> str:
+        """The chains on one sandbox's veth: rewritten addresses, nothing forged."""
+        table = f"netdev {self.instance}"
+        leaving, entering = f"leave-{slot}", f"enter-{slot}"
+        hook = f'device "{veth}" priority 0; policy drop;'
+        return "\n".join(
+            [
+                f"add chain {table} {leaving} {{ type filter hook ingress {hook} }}",
+                f"add chain {table} {entering} {{ type filter hook egress {hook} }}",
+                f"flush chain {table} {leaving}",
+                f"flush chain {table} {entering}",
+                *(f"add rule {table} {leaving} {rule}" for rule in self._leaving(address)),
+                *(f"add rule {table} {entering} {rule}" for rule in self._entering(address)),
+                "",
+            ]
+        )
+
+    def no_slot(self, slot: int, address: IPv4Address) -> str:
+        """Forget one slot, whether or not anything of it is there.
+
+        Since Linux 6.16 a chain outlives its device and grabs the next one of that name.
+        """
+        table = f"netdev {self.instance}"
+        chains = (f"leave-{slot}", f"enter-{slot}")
+        return "".join(
+            f"add chain {table} {chain}\ndelete chain {table} {chain}\n" for chain in chains
+        ) + self.online(address)
+
+    def offline(self, address: IPv4Address) -> str:
+        """Cut a sandbox off, its open connections included."""
+        return f"add element inet {self.instance} offline {{ {address} }}\n"
+
+    def online(self, address: IPv4Address) -> str:
+        element = f"element inet {self.instance} offline {{ {address} }}"
+        return f"add {element}\ndelete {element}\n"
+
+    def _no_table(self, family: str) -> list[str]:
+        table = f"table {family} {self.instance}"
+        return [f"add {table}", f"delete {table}"]
+
+    def _policy(self) -> dict[str, list[str]]:
+        guests, host = self.devices, self.host_address
+        return {
+            # A query to any server is answered by ours.
+            "resolve": [f"iifname {guests} {_DNS} dnat ip to {host}"],
+            "input": [
+                f"iifname {guests} jump to_host",
+                f'iifname != "lo" ip daddr {self.slot_network} drop',
+            ],
+            "to_host": [
+                "ip saddr @offline ct direction original jump refuse",
+                "ct state established,related accept",
+                "ct state invalid drop",
+                f"ip daddr {host} {_DNS} jump new_query",
+                f"ip daddr {host} icmp type echo-request limit rate 100/second accept",
+                "jump refuse",
+            ],
+            "new_query": [
+                _per_slot("queries", f"limit rate over {_QUERIES} packets", "drop"),
+                f"tcp dport 53 {_per_slot('query_connections', f'ct count over {_QUERY_CONNS}')}",
+                "accept",
+            ],
+            "forward": [
+                f"iifname {guests} jump to_internet",
+                f"oifname {guests} ct state established,related accept",
+                f"ip daddr {self.slot_network} drop",
+                f"oifname {guests} drop",
+            ],
+            "to_internet": [
+                "ip saddr @offline jump refuse",
+                "tcp flags syn tcp option maxseg size set rt mtu",
+                "ct state established,related accept",
+                "ct state invalid drop",
+                f"ip daddr {{ {', '.join(REFUSED_NETWORKS)} }} jump refuse",
+                f"ip daddr {self.slot_network} jump refuse",
+                f"oifname {guests} jump refuse",
+                "fib daddr type != unicast jump refuse",
+                _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
+                _per_slot("connections", f"ct count over {_CONNECTIONS}"),
+                "accept",
+            ],
+            # Fail fast rather than hang: what is refused is an error at once.
+            "refuse": [
+                "meta l4proto tcp reject with tcp reset",
+                "limit rate 200/second reject with icmp type admin-prohibited",
+                "drop",
+            ],
+            "outward": [
+                f'ip saddr {self.slot_network} oifname != {guests} oifname != "lo" masquerade'
+            ],
+        }
+
+    def _leaving(self, address: IPv4Address) -> list[str]:
+        asks_for_gateway = (
+            f"arp operation request arp saddr ip {GUEST_ADDRESS} arp daddr ip {GATEWAY_ADDRESS}"
+        )
+        return [
+            # Neighbours are permanent on both ends; this is for guests that ask nevertheless.
+            f"{asks_for_gateway} limit rate 10/second accept",
+            "ether type != ip drop",
+            f"ip saddr != {GUEST_ADDRESS} drop",
+            "ip hdrlength != 5 drop",
+            # A packet that may not be fragmented needs no identification (RFC 6864), and
+            # _entering wants a known one.
+            "ip frag-off & 0x4000 != 0 ip id set 0",
+            f"ip daddr {GATEWAY_ADDRESS} ip daddr set {self.host_address}",
+            f"ip saddr set {address} accept",
+        ]
+
+    def _entering(self, address: IPv4Address) -> list[str]:
+        """Towards the guest.
+
+        An ICMP error quotes the packet it is about, with the slot's address as its source: the
+        guest would not know it as its own, and would learn neither path MTU nor refusals. nft
+        cannot repair the quoted header's checksum, so its identification, zero on the way out,
+        takes up the difference and all checksums stay right.
+        """
+        quoted_id = f"@th,{(_ICMP_HEADER_BYTES + 4) * 8},16"
+        quoted_source = f"@th,{(_ICMP_HEADER_BYTES + 12) * 8},32"
+        difference = (_checksum(address) - _checksum(GUEST_ADDRESS)) % 0xFFFF
+        error = "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
+        ours = f"{quoted_source} {int(address):#x} {quoted_id} 0"
+        repair = f"{quoted_source} set {int(GUEST_ADDRESS):#x} {quoted_id} set {difference:#x}"
+        return [
+            "arp operation reply accept",
+            f"ip daddr != {address} drop",
+            f"ip saddr {self.host_address} ip saddr set {GATEWAY_ADDRESS}",
+            f"{error} {ours} {repair}",
+            f"ip daddr set {GUEST_ADDRESS} accept",
+        ]
+
+
+def _per_slot(name: str, over: str, verdict: str = "jump refuse") -> str:
+    return f"add @{name} {{ ip saddr {over} }} {verdict}"
+
+
+def _checksum(address: IPv4Address) -> int:
+    """An address's share of an Internet checksum."""
+    high, low = divmod(int(address), 1 << 16)
+    return (high + low) % 0xFFFF

@@ -1,0 +1,195 @@
+"""The network of sandboxes: a namespace, a veth pair and packet rules per slot.
+
+    netns <instance>-<slot>                        host
+    eth0 169.254.0.21/30 --------- veth <instance>-<slot> 169.254.0.22
+                                   rules of egress.py: 169.254.0.21 <-> slot_network[slot + 2]
+
+All state is in the kernel and named after instance and slot: `slots` sees what a crash left, and
+`remove` takes away whole and half-made slots alike.
+"""
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, ip_network
+from pathlib import Path
+
+from alcove.node import conntrack
+from alcove.node.egress import GATEWAY_ADDRESS, GUEST_ADDRESS, Rules
+from alcove.node.run import CommandError, run
+
+GUEST_DEVICE = "eth0"
+GUEST_PREFIX_LENGTH = 30
+GUEST_MAC = "02:a1:c0:fe:00:15"
+HOST_MAC = "02:a1:c0:fe:00:16"
+"""The same for every sandbox: each is alone with the host on its wire."""
+
+_NETNS = Path("/run/netns")
+_DEVICES = Path("/sys/class/net")
+_SYSCTL = Path("/proc/sys/net")
+_INSTANCE = re.compile(r"[a-z][a-z0-9]{0,9}")
+_DEVICE_NAME_LENGTH = 15
+_RESERVED_ADDRESSES = 2
+
+
+class NetworkError(Exception):
+    """The host's network cannot hold sandboxes; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One slot's network. The guest's end is `GUEST_DEVICE` in `netns`."""
+
+    slot: int
+    name: str
+    netns: Path
+    veth: str
+    address: IPv4Address
+    """By which this host, and only it, reaches the guest."""
+    mtu: int
+
+
+class Network:
+    """Makes and removes the networks of one instance. Every method may be repeated."""
+
+    def __init__(self, instance: str, slot_network: IPv4Network, *, mtu: int) -> None:
+        if not _INSTANCE.fullmatch(instance):
+            raise NetworkError(
+                f"instance {instance!r}: use up to 10 of a-z and 0-9, starting with a letter"
+            )
+        self.instance = instance
+        self.slot_network = slot_network
+        self.mtu = mtu
+        self.rules = Rules(instance, slot_network)
+        self.slots_max = slot_network.num_addresses - _RESERVED_ADDRESSES - 1
+
+    def link(self, slot: int) -> Link:
+        if not 0 <= slot < self.slots_max:
+            raise NetworkError(
+                f"slot {slot} has no address in {self.slot_network}: use a larger slot network"
+            )
+        name = f"{self.instance}-{slot}"
+        if len(name) > _DEVICE_NAME_LENGTH:
+            raise NetworkError(f"{name} is too long for a device: use a shorter instance name")
+        address = self.slot_network[slot + _RESERVED_ADDRESSES]
+        return Link(slot, name, _NETNS / name, name, address, self.mtu)
+
+    async def setup(self) -> None:
+        """Prepare the host. Sandboxes that run are not disturbed."""
+        await self._refuse_overlap()
+        forwarding = _SYSCTL / "ipv4/ip_forward"
+        if forwarding.read_text().strip() != "1":
+            forwarding.write_text("1")
+        await _ip([f"address replace {self.rules.host_address}/32 dev lo"])
+        await self._nft(self.rules.host(await self._offline()))
+
+    async def teardown(self) -> None:
+        """Remove every trace of this instance but the host's ip_forward setting."""
+        for slot in sorted(await self.slots()):
+            await self.remove(slot)
+        await self._nft(self.rules.no_host())
+        await _ip([f"address delete {self.rules.host_address}/32 dev lo"], force=True)
+
+    async def create(self, slot: int) -> Link:
+        """Make the slot's network anew; remains of an earlier one are replaced."""
+        link = self.link(slot)
+        try:
+            await self._make(link)
+        except CommandError:
+            await self.remove(slot)
+            await self._make(link)
+        return link
+
+    async def remove(self, slot: int) -> None:
+        link = self.link(slot)
+        await _ip([f"link delete dev {link.veth}", f"netns delete {link.name}"], force=True)
+        for remains in (_DEVICES / link.veth, link.netns):
+            if remains.exists():
+                raise NetworkError(f"{remains} could not be removed")
+        await self._nft(self.rules.no_slot(slot, link.address))
+        await asyncio.to_thread(conntrack.forget, link.address)
+
+    async def slots(self) -> set[int]:
+        """Slots of which anything is left: a device, a namespace or rules."""
+        chains = await run(["nft", "list", "table", "netdev", self.instance], check=False)
+        names = re.findall(r"chain (?:leave|enter)(-\d+) ", chains.stdout)
+        slots = {int(name[1:]) for name in names}
+        mine = re.compile(rf"{self.instance}-(\d+)")
+        for directory in (_NETNS, _DEVICES):
+            if directory.exists():
+                found = (mine.fullmatch(path.name) for path in directory.iterdir())
+                slots |= {int(match[1]) for match in found if match}
+        return slots
+
+    async def set_internet(self, slot: int, allowed: bool) -> None:
+        """Let a sandbox reach the internet or cut it off, its open connections included."""
+        address = self.link(slot).address
+        await self._nft(self.rules.online(address) if allowed else self.rules.offline(address))
+
+    async def _make(self, link: Link) -> None:
+        host_end = f"name {link.veth} address {HOST_MAC} mtu {link.mtu}"
+        guest_end = f"name {GUEST_DEVICE} address {GUEST_MAC} mtu {link.mtu} netns {link.name}"
+        await _ip(
+            [
+                f"netns add {link.name}",
+                f"link add {host_end} type veth peer {guest_end}",
+                f"address add {GATEWAY_ADDRESS}/32 dev {link.veth}",
+                f"link set dev {link.veth} addrgenmode none up",
+                f"neighbour add {link.address} lladdr {GUEST_MAC} nud permanent dev {link.veth}",
+                f"route add {link.address}/32 dev {link.veth} src {self.rules.host_address}",
+            ]
+        )
+        ipv6 = _SYSCTL / f"ipv6/conf/{link.veth}/disable_ipv6"
+        if ipv6.exists():
+            ipv6.write_text("1")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._nft(self.rules.slot(link.slot, link.veth, link.address)))
+            tasks.create_task(_ip(_guest_side(), netns=link.name))
+
+    async def _offline(self) -> list[IPv4Address]:
+        """Who is cut off now, to stay so while the rules are replaced."""
+        argv = ["nft", "list", "set", "inet", self.instance, "offline"]
+        found = re.search(r"elements = \{([^}]*)\}", (await run(argv, check=False)).stdout)
+        return [IPv4Address(text.strip()) for text in found[1].split(",")] if found else []
+
+    async def _refuse_overlap(self) -> None:
+        """Two users of the slot network on one host would answer for each other's guests."""
+        argv = ["ip", "-json", "route", "show", "table", "all", "root", str(self.slot_network)]
+        for route in json.loads((await run(argv)).stdout or "[]"):
+            device = route.get("dev", "?")
+            mine = device.startswith(f"{self.instance}-") or (
+                device == "lo" and route["dst"] == str(self.rules.host_address)
+            )
+            if not mine and _inside(route["dst"], self.slot_network):
+                raise NetworkError(
+                    f"{route['dst']} on device {device} is in the network of the"
+                    f" sandboxes, {self.slot_network}: choose another slot_network"
+                )
+
+    @staticmethod
+    async def _nft(rules: str) -> None:
+        await run(["nft", "-f", "-"], stdin=rules)
+
+
+def _guest_side() -> list[str]:
+    return [
+        "link set dev lo up",
+        f"link set dev {GUEST_DEVICE} addrgenmode none up",
+        f"address add {GUEST_ADDRESS}/{GUEST_PREFIX_LENGTH} dev {GUEST_DEVICE}",
+        f"neighbour add {GATEWAY_ADDRESS} lladdr {HOST_MAC} nud permanent dev {GUEST_DEVICE}",
+        f"route add default via {GATEWAY_ADDRESS} dev {GUEST_DEVICE}",
+    ]
+
+
+def _inside(destination: str, network: IPv4Network) -> bool:
+    if destination == "default":
+        return False
+    found = ip_network(destination, strict=False)
+    return isinstance(found, IPv4Network) and found.subnet_of(network)
+
+
+async def _ip(commands: list[str], *, netns: str = "", force: bool = False) -> None:
+    """Run several ip commands in one process; `force` carries on past those that fail."""
+    argv = ["ip", *(["-netns", netns] if netns else []), *(["-force"] if force else [])]
+    await run([*argv, "-batch", "-"], stdin="\n".join(commands) + "\n", check=not force)

@@ -1,0 +1,124 @@
+"""The resolver of sandboxes: one dnsmasq on the address that guests know as their gateway.
+
+    stopped --start--> serving --it dies--> stopped --run() starts it again--> serving
+
+It is no child of ours: it goes on serving running sandboxes while the node restarts, which then
+adopts it by its pid file, or replaces it if it was started with other arguments.
+"""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import structlog
+
+from alcove.node import pidfd
+from alcove.node.egress import REFUSED_NETWORKS
+from alcove.node.run import run
+
+_log = structlog.get_logger()
+
+_CACHED_NAMES = 10_000
+_QUERIES_IN_FLIGHT = 1_000
+_TCP_CONNECTIONS = 200
+_START_AGAIN_S = 1.0
+_END_WITHIN_S = 5.0
+
+
+class Resolver:
+    """Keeps one dnsmasq serving on `address`, with its files in `directory`."""
+
+    def __init__(
+        self, address: IPv4Address, directory: Path, upstream: Path = Path("/etc/resolv.conf")
+    ) -> None:
+        self._pid_file = directory / "resolver.pid"
+        self._argv = [
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            f"--pid-file={self._pid_file}",
+            "--user=nobody",
+            "--group=nogroup",
+            # A warning per odd query would let guests fill the disk.
+            "--log-facility=/dev/null",
+            "--bind-interfaces",
+            f"--listen-address={address}",
+            "--no-hosts",
+            "--no-ident",
+            f"--resolv-file={upstream}",
+            "--domain-needed",
+            "--bogus-priv",
+            # Sandboxes have no IPv6: its addresses would only cost them failed connections.
+            "--filter-AAAA",
+            f"--cache-size={_CACHED_NAMES}",
+            f"--dns-forward-max={_QUERIES_IN_FLIGHT}",
+            f"--max-tcp-connections={_TCP_CONNECTIONS}",
+            # Names that lead where no sandbox may go do not exist (DNS rebinding). The built-in
+            # --stop-dns-rebind also hides the documentation networks, which some hosts use.
+            *(f"--bogus-nxdomain={network}" for network in REFUSED_NETWORKS),
+        ]
+
+    async def start(self) -> None:
+        """Return once a resolver with our arguments serves: adopted, replaced or started.
+
+        Raises CommandError if dnsmasq is missing or cannot bind the address.
+        """
+        pid = self._alive()
+        if pid is not None and _command_line(pid) == self._argv:
+            return
+        await self.stop()
+        self._pid_file.parent.mkdir(parents=True, exist_ok=True)
+        # It goes to the background by itself once it is ready to answer.
+        await run(self._argv)
+
+    async def run(self) -> None:
+        """Keep it serving, for ever. Cancelling leaves it as it is."""
+        while True:
+            try:
+                await self.start()
+                if (pid := self._alive()) is not None:
+                    await _ended(pid)
+                _log.warning("resolver.ended", pid=pid)
+            except Exception:
+                _log.exception("resolver.failed", again_in_s=_START_AGAIN_S)
+            await asyncio.sleep(_START_AGAIN_S)
+
+    async def stop(self) -> None:
+        pid = self._alive()
+        if pid is not None:
+            for sign in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, sign)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_END_WITHIN_S):
+                        await _ended(pid)
+                        break
+        self._pid_file.unlink(missing_ok=True)
+
+    def _alive(self) -> int | None:
+        """The pid of the dnsmasq that wrote our pid file; None if that number is anyone else's."""
+        try:
+            pid = int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if f"--pid-file={self._pid_file}" in _command_line(pid) else None
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+async def _ended(pid: int) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await pidfd.ended(fd)
+    finally:
+        os.close(fd)
