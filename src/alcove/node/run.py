@@ -3,6 +3,8 @@
 import asyncio
 import shlex
 import subprocess
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,3 +63,66 @@ async def run(
     if check and output.exit_code != 0:
         raise CommandError(argv, output.exit_code, output.stderr or output.stdout)
     return output
+
+
+async def follow(
+    argv: list[str],
+    on_line: Callable[[str], None],
+    *,
+    stdin: str = "",
+    timeout_s: float,
+    env: dict[str, str] | None = None,
+) -> None:
+    """Run a long command, handing over each line it prints (both outputs) as it comes.
+
+    Raises CommandError with its last lines on a non-zero exit and on the time limit. The command
+    and whatever it started are killed when this call ends early or this process dies.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *_DIES_WITH_US,
+        *argv,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+    )
+    last: deque[str] = deque(maxlen=40)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if process.stdin is not None:
+                process.stdin.write(stdin.encode())
+                process.stdin.close()
+            assert process.stdout is not None
+            async for line in _lines(process.stdout):
+                last.append(line)
+                on_line(line)
+            await process.wait()
+    except TimeoutError as error:
+        last.append(f"no end after {timeout_s:g} s")
+        raise CommandError(argv, -1, "\n".join(last)) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    if process.returncode:
+        raise CommandError(argv, process.returncode, "\n".join(last))
+
+
+# A PID namespace of its own: the kernel ends every process in it together with the first one.
+_DIES_WITH_US = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+_LONGEST_LINE = 4096
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    rest = b""
+    while chunk := await stream.read(65536):
+        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            if line:
+                yield line[:_LONGEST_LINE].decode(errors="replace")
+        rest = rest[:_LONGEST_LINE]
+    if rest:
+        yield rest.decode(errors="replace")

@@ -1,0 +1,286 @@
+"""Root file systems of templates, made by mmdebstrap from a recipe.
+
+    <data>/images/rootfs/<digest>/root/            read-only once made, shared by all sandboxes
+                                  manifest.json    packages, versions and where they came from
+    <data>/images/rootfs/.new-*                    being made; left by a crash, removed by the next
+
+The digest is made of everything the result depends on but the archive's own state. All work is done
+in a private mount and PID namespace that dies with this process, so nothing is left mounted.
+"""
+
+import ast
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from alcove._version import __version__
+from alcove.node import apt_sources
+from alcove.node.recipes import Recipe
+from alcove.node.run import CommandError, follow, run
+
+_FORMAT = "1"
+_TIME_LIMIT_S = 30 * 60.0
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+EXTRA_CA_DIR = Path("/usr/local/share/ca-certificates")
+"""Where this machine's administrator puts certificate authorities of his own."""
+
+# Stay in the image, so that what its users install later is as lean and quick.
+_DPKG_OPTIONS = (
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/man/*",
+    # pip installs for everybody in a sandbox; the mark would make it refuse.
+    "path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED",
+    "force-unsafe-io",
+)
+# Settings of the machine's apt that its network may need; used for the build only.
+_APT_SETTING = re.compile(r"Acquire::(https?::Proxy|https::CaInfo|Check-Date|Check-Valid-Until) ")
+_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
+
+_FILES = {
+    "etc/hostname": "alcove\n",
+    "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/resolv.conf": "nameserver 169.254.0.22\n",
+}
+_MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
+
+Log = Callable[[str, str], None]
+"""(level, line)"""
+
+
+class RootfsError(Exception):
+    """A root file system could not be made; the message says why and what to do."""
+
+
+class RootfsStore:
+    """The root file systems of one machine."""
+
+    def __init__(self, data_dir: Path, extra_ca_dir: Path = EXTRA_CA_DIR) -> None:
+        self._directory = data_dir / "images" / "rootfs"
+        self._extra_ca_dir = extra_ca_dir
+        self._building = asyncio.Lock()
+
+    def path(self, digest: str) -> Path:
+        return self._directory / digest / "root"
+
+    def digest(self, recipe: Recipe) -> str:
+        parts = {
+            "format": _FORMAT,
+            "architecture": platform.machine(),
+            "suite": _suite(apt_sources.read_machine(), recipe),
+            "packages": sorted(recipe.packages),
+            "provision": _hash(recipe.provision),
+            "dpkg": _DPKG_OPTIONS,
+            "extra_ca": {path.name: _hash(path) for path in self._extra_ca()},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+    def size_bytes(self, digest: str) -> int:
+        manifest = self._directory / digest / "manifest.json"
+        return int(json.loads(manifest.read_text())["bytes"])
+
+    async def ensure(self, recipe: Recipe, log: Log) -> str:
+        """The digest of the recipe's root file system, which is made if it is not there."""
+        digest = await asyncio.to_thread(self.digest, recipe)
+        # One at a time: each would use the whole machine.
+        async with self._building:
+            if await asyncio.to_thread(self.path(digest).is_dir):
+                log("info", "root file system is already there")
+                return digest
+            await self._build(recipe, digest, log)
+        return digest
+
+    def collect(self, keep: set[str]) -> None:
+        """Remove root file systems whose digest is not in `keep`, and interrupted builds."""
+        if not self._directory.is_dir():
+            return
+        for path in self._directory.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _extra_ca(self) -> list[Path]:
+        return sorted(self._extra_ca_dir.rglob("*.crt"))
+
+    async def _build(self, recipe: Recipe, digest: str, log: Log) -> None:
+        machine = apt_sources.read_machine()
+        suite = _suite(machine, recipe)
+        sources = apt_sources.lines_for(machine, suite)
+        work = await asyncio.to_thread(self._new_directory)
+        try:
+            argv = await _mmdebstrap(recipe, suite, work / "root", self._hooks(recipe))
+            environment = await _environment()
+            log("info", f"building a {suite} root file system of {len(recipe.packages)} packages")
+            try:
+                await follow(
+                    argv,
+                    lambda line: log(*_classify(line)),
+                    stdin="\n".join(sources) + "\n",
+                    timeout_s=_TIME_LIMIT_S,
+                    env=environment,
+                )
+            except CommandError as error:
+                raise RootfsError(
+                    "the root file system could not be built (see the log above); if packages or"
+                    " Node.js could not be fetched, check this machine's network and apt sources"
+                ) from error
+            await self._finish(work, recipe, suite, sources)
+            os.rename(work, self._directory / digest)  # noqa: PTH104
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+
+    def _new_directory(self) -> Path:
+        # Private to root: it holds set-user-id programs.
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in self._directory.glob(".new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=".new-", dir=self._directory))
+
+    def _hooks(self, recipe: Recipe) -> Iterator[str]:
+        """Shell commands mmdebstrap runs on the machine, with the new root in $1."""
+        authorities = [str(path) for path in self._extra_ca()]
+        if authorities:
+            target = '"$1"/usr/local/share/ca-certificates/'
+            yield f"mkdir -p {target} && cp {shlex.join(authorities)} {target}"
+            yield 'chroot "$1" update-ca-certificates'
+        yield f'install -m 0700 {shlex.quote(str(recipe.provision))} "$1"/provision.sh'
+        yield 'chroot "$1" /provision.sh'
+        yield 'rm "$1"/provision.sh'
+
+    async def _finish(self, work: Path, recipe: Recipe, suite: str, sources: list[str]) -> None:
+        root = work / "root"
+        listing = await run(
+            ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"]
+        )
+        manifest = {
+            "recipe": recipe.name,
+            "suite": suite,
+            "architecture": platform.machine(),
+            "alcove": __version__,
+            "built_at": time.time(),
+            "provision_sha256": _hash(recipe.provision),
+            "extra_authorities": [path.name for path in self._extra_ca()],
+            "packages": dict(line.split() for line in listing.stdout.splitlines()),
+        }
+        await asyncio.to_thread(_settle, root, sources)
+        manifest["bytes"] = await asyncio.to_thread(_bytes_used, root)
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+async def _mmdebstrap(recipe: Recipe, suite: str, root: Path, hooks: Iterator[str]) -> list[str]:
+    settings = (await run(["apt-config", "dump"])).stdout.splitlines()
+    apt_options = [
+        'APT::Install-Recommends "false";',
+        # The directory is private to root, so apt's own user could not download into it.
+        'APT::Sandbox::User "root";',
+        *filter(_APT_SETTING.match, settings),
+    ]
+    return [
+        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"),
+        f"--include={','.join(recipe.packages)}",
+        *(f"--aptopt={option}" for option in apt_options),
+        *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
+        *(f"--customize-hook={hook}" for hook in hooks),
+        *(suite, str(root), "-"),
+    ]
+
+
+async def _environment() -> dict[str, str]:
+    """What mmdebstrap and provision.sh see: how this machine reaches the package indexes."""
+    environment = {
+        "PATH": _SEARCH_PATH,
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt",
+    }
+    for scheme, address in urllib.request.getproxies().items():
+        environment[f"{scheme}_proxy"] = address
+    pip = await run([sys.executable, "-m", "pip", "config", "list"], check=False)
+    for line in pip.stdout.splitlines():
+        setting, _, value = line.partition("=")
+        name = setting.rpartition(".")[2]
+        if name in _PIP_SETTINGS:
+            # Directories of this machine are not there inside the new root.
+            words = [
+                word for word in _literal(value).split() if not word.startswith(("file:", "/"))
+            ]
+            if words:
+                environment[f"PIP_{name.upper().replace('-', '_')}"] = " ".join(words)
+    if shutil.which("npm"):
+        registry = (await run(["npm", "config", "get", "registry"], check=False)).stdout.strip()
+        if registry.startswith("http"):
+            environment["NPM_CONFIG_REGISTRY"] = registry
+    return environment
+
+
+def _literal(text: str) -> str:
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _settle(root: Path, sources: list[str]) -> None:
+    """Leave the root as a sandbox needs it, without traces of the machine it was made on."""
+    for name in _MOUNT_POINTS:
+        (root / name).mkdir(exist_ok=True)
+    # Sandboxes bring their own /dev, and nodes on the machine's disk are a way to its devices.
+    for entry in (root / "dev").iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    for name, text in _FILES.items():
+        path = root / name
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+    (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
+    without_passwords = [re.sub(r"//[^/@\s]+@", "//", line) for line in sources]
+    (root / "etc/apt/sources.list").write_text("\n".join(without_passwords) + "\n")
+
+
+def _bytes_used(root: Path) -> int:
+    total = 0
+    for directory, _, names in os.walk(root):
+        total += sum(os.lstat(f"{directory}/{name}").st_blocks * 512 for name in names)
+    return total
+
+
+_NOISE = re.compile(
+    r"(Get:\d|Hit:\d|Selecting |Preparing |Unpacking |Setting up |Processing |\(|rehash: warning"
+    r"|I: (chroot architecture|finding correct|reading sources|running --customize-hook))"
+)
+
+
+def _classify(line: str) -> tuple[str, str]:
+    """Level and text of a line that mmdebstrap, apt, dpkg or provision.sh printed."""
+    if _NOISE.match(line):
+        return "debug", line
+    level = {"W: ": "warn", "E: ": "error"}.get(line[:3], "info")
+    return level, line[3:] if line[:3] in {"I: ", "W: ", "E: "} else line
+
+
+def _suite(machine: apt_sources.Machine, recipe: Recipe) -> str:
+    try:
+        return recipe.suites[machine.distribution]
+    except KeyError:
+        raise RootfsError(
+            f"recipe {recipe.name} can be built on {' and '.join(recipe.suites)},"
+            f" and this machine runs {machine.distribution or 'an unknown distribution'!r}"
+        ) from None
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
