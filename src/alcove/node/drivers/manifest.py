@@ -1,0 +1,157 @@
+"""A snapshot on disk: a directory that appears whole or not at all, and the check that it still is.
+
+manifest.json names the driver, the version that can read the files, and size and SHA-256 of each
+file. Sizes are compared on every restore, contents once per file and process: a file whose inode,
+size and times have not changed since is trusted, so the hot path costs one stat per file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alcove.node.drivers.driver import DriverError, SnapshotDamagedError
+
+_NAME = "manifest.json"
+_FORMAT = 1
+_READ_BYTES = 1 << 20
+_MAX_TRUSTED = 4096
+
+Fingerprint = tuple[int, int, int, int, int]
+_trusted: dict[Fingerprint, str] = {}
+
+
+@contextlib.contextmanager
+def new_directory(into: Path) -> Iterator[Path]:
+    """A directory to fill that becomes `into` at the end; on an error nothing is left.
+
+    Remains of calls that a crash cut short go away on the next call for the same `into`.
+    """
+    prefix = f".{into.name}.making-"
+    for remains in into.parent.glob(f"{prefix}*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    making = into.parent / (prefix + secrets.token_hex(4))
+    try:
+        making.mkdir(mode=0o700)
+    except OSError as error:
+        raise DriverError(f"cannot write a snapshot at {into}: {error.strerror}") from error
+    try:
+        yield making
+        if into.exists():
+            into.rename(making.with_name(prefix + secrets.token_hex(4)))
+        making.rename(into)
+        _sync_directory(into.parent)
+    finally:
+        for remains in into.parent.glob(f"{prefix}*"):
+            shutil.rmtree(remains, ignore_errors=True)
+
+
+def write(directory: Path, driver: str, version: str) -> None:
+    """Describe every file in the directory and put all of it on the disk."""
+    files: dict[str, dict[str, Any]] = {}
+    for file in sorted(directory.iterdir()):
+        digest = _digest(file, sync=True)
+        files[file.name] = {"size": file.stat().st_size, "sha256": digest}
+        _trust(file, digest)
+    text = json.dumps(
+        {"format": _FORMAT, "driver": driver, "version": version, "files": files}, indent=1
+    )
+    with (directory / _NAME).open("w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def check(directory: Path, driver: str, version: str) -> bool:
+    """Raise SnapshotDamagedError unless the files are those that were written.
+
+    Returns False when contents remain to be compared (check_contents, slow, not on an event loop).
+    """
+    manifest = _load(directory)
+    if manifest.get("format") != _FORMAT or manifest.get("driver") != driver:
+        raise SnapshotDamagedError(
+            f"{directory}: written by driver {manifest.get('driver')!r} in format"
+            f" {manifest.get('format')!r}, and this is {driver!r} with {_FORMAT}"
+        )
+    if manifest.get("version") != version:
+        raise SnapshotDamagedError(
+            f"{directory}: written by {driver} {manifest.get('version')} and {version} cannot read"
+            " it; build the template again"
+        )
+    known = True
+    for file, entry in _entries(directory, manifest):
+        mark = _fingerprint(file)
+        if mark is None or mark[2] != entry["size"]:
+            raise SnapshotDamagedError(
+                f"{file}: {'missing' if mark is None else f'{mark[2]} bytes'}, and"
+                f" {entry['size']} bytes were written"
+            )
+        known = known and _trusted.get(mark) == entry["sha256"]
+    return known
+
+
+def check_contents(directory: Path) -> None:
+    """Compare every file with its checksum. Raises SnapshotDamagedError."""
+    for file, entry in _entries(directory, _load(directory)):
+        try:
+            digest = _digest(file, sync=False)
+        except OSError as error:
+            raise SnapshotDamagedError(f"{file}: cannot be read: {error.strerror}") from error
+        if digest != entry["sha256"]:
+            raise SnapshotDamagedError(f"{file}: contents differ from what was written")
+        _trust(file, digest)
+
+
+def _load(directory: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((directory / _NAME).read_text())
+    except (OSError, ValueError) as error:
+        raise SnapshotDamagedError(f"{directory}: no readable {_NAME}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise SnapshotDamagedError(f"{directory}: {_NAME} lists no files")
+    return manifest
+
+
+def _entries(directory: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for name, entry in manifest["files"].items():
+        yield directory / name, entry
+
+
+def _digest(file: Path, *, sync: bool) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        while chunk := source.read(_READ_BYTES):
+            digest.update(chunk)
+        if sync:
+            os.fsync(source.fileno())
+    return digest.hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fingerprint(file: Path) -> Fingerprint | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _trust(file: Path, digest: str) -> None:
+    mark = _fingerprint(file)
+    if mark is None:
+        return
+    while len(_trusted) >= _MAX_TRUSTED:
+        _trusted.pop(next(iter(_trusted)))
+    _trusted[mark] = digest
