@@ -1,4 +1,4 @@
-"""kill -9 of every service while sandboxes run and start; two hundred lives; nothing is left over."""
+"""Every service killed with -9 while sandboxes start and run; two hundred lives; nothing is left."""
 
 import os
 import signal

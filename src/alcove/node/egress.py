@@ -109,7 +109,7 @@ class Rules:
                 f"flush chain {table} {entering}",
                 *(f"add rule {table} {leaving} {rule}" for rule in self._leaving(address)),
                 *(f"add rule {table} {entering} {rule}" for rule in self._entering(address)),
-                "",
+                self.online(address),
             ]
         )
 
@@ -201,6 +201,8 @@ class Rules:
             # A packet that may not be fragmented needs no identification (RFC 6864), and
             # _entering wants a known one.
             "ip frag-off & 0x4000 != 0 ip id set 0",
+            # Known to the guest as the gateway only: answers would come from there.
+            f"ip daddr {self.host_address} drop",
             f"ip daddr {GATEWAY_ADDRESS} ip daddr set {self.host_address}",
             f"ip saddr set {address} accept",
         ]

@@ -1,0 +1,228 @@
+"""A small internet for tests of sandbox networks, and sockets in any network namespace.
+
+    sandboxes of an instance -- this host -- <device> 198.51.100.x/28 -- namespace: servers
+
+The servers have a public, a private and a link-local address, so a policy is seen to refuse what is
+otherwise within reach. Laboratories are numbered: test runs side by side do not meet.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, TypeVar
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_LABORATORIES = 14
+SECONDS = 5.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SmallInternet:
+    number: int
+
+    @property
+    def instance(self) -> str:
+        return f"nn{'abcdefghijklmnop'[self.number]}"
+
+    @property
+    def slot_network(self) -> IPv4Network:
+        return IPv4Network(f"10.232.{self.number}.0/24")
+
+    @property
+    def netns(self) -> Path:
+        return Path(f"/run/netns/{self.instance}world")
+
+    @property
+    def device(self) -> str:
+        return f"{self.instance}up"
+
+    @property
+    def host(self) -> str:
+        """This host's own address on the way there."""
+        return f"198.51.100.{16 * self.number + 1}"
+
+    @property
+    def router(self) -> str:
+        return f"198.51.100.{16 * self.number + 2}"
+
+    @property
+    def public(self) -> str:
+        return f"203.0.113.{160 + self.number}"
+
+    @property
+    def private(self) -> str:
+        return f"10.233.{self.number}.7"
+
+    @property
+    def link_local(self) -> str:
+        return f"169.254.77.{self.number + 1}"
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        return self.public, self.private, self.link_local
+
+    def make(self) -> None:
+        name = self.netns.name
+        ip(f"netns add {name}")
+        ip(f"link add {self.device} type veth peer name eth0 netns {name}")
+        ip(f"address add {self.host}/28 dev {self.device}")
+        ip(f"link set {self.device} up")
+        ip(f"-netns {name} link set lo up")
+        ip(f"-netns {name} address add {self.router}/28 dev eth0")
+        ip(f"-netns {name} link set eth0 up")
+        # Only replies find their way back: nothing routes to slots from here.
+        for server in self.servers:
+            ip(f"-netns {name} address add {server}/32 dev lo")
+            ip(f"route add {server}/32 via {self.router} dev {self.device}")
+
+    def remove(self) -> None:
+        for command in (f"link delete {self.device}", f"netns delete {self.netns.name}"):
+            with suppress(subprocess.CalledProcessError):
+                ip(command)
+
+    def listener(self, port: int = 0) -> socket.socket:
+        return listener(self.netns, port)
+
+
+@contextmanager
+def small_internet() -> Iterator[SmallInternet]:
+    with _numbered() as number:
+        lab = SmallInternet(number)
+        lab.remove()
+        try:
+            lab.make()
+            yield lab
+        finally:
+            lab.remove()
+
+
+def in_netns(netns: Path | None, action: Callable[[], _T]) -> _T:
+    """Run `action` in a thread inside a network namespace; sockets it makes stay there."""
+    if netns is None:
+        return action()
+    outcome: list[Any] = []
+
+    def work() -> None:
+        handle = os.open(netns, os.O_RDONLY)
+        try:
+            assert _libc.setns(handle, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            outcome.append((action(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            os.close(handle)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def listener(netns: Path | None, port: int = 0) -> socket.socket:
+    server = in_netns(netns, lambda: socket.create_server(("0.0.0.0", port)))
+    server.settimeout(SECONDS)
+    return server
+
+
+def datagrams(netns: Path | None, port: int = 0, address: str = "0.0.0.0") -> socket.socket:
+    udp = in_netns(netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    udp.bind((address, port))
+    udp.settimeout(SECONDS)
+    return udp
+
+
+def connect(
+    netns: Path | None, address: str, port: int, timeout_s: float = SECONDS
+) -> socket.socket:
+    client = in_netns(netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    client.settimeout(timeout_s)
+    try:
+        client.connect((address, port))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def frames(netns: Path, device: str = "eth0") -> socket.socket:
+    """A raw socket on a device: whole Ethernet frames."""
+    every_protocol = 3
+    raw = in_netns(
+        netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
+    )
+    in_netns(netns, lambda: raw.bind((device, 0)))
+    raw.settimeout(SECONDS)
+    return raw
+
+
+def udp_packet(source: str, destination: str, port: int, payload: bytes) -> bytes:
+    """An IPv4 packet, whoever it claims to be from."""
+    udp = struct.pack(">HHHH", 999, port, 8 + len(payload), 0) + payload
+    header = struct.pack(
+        ">BBHHHBBH4s4s",
+        0x45,
+        0,
+        20 + len(udp),
+        1,
+        0,
+        64,
+        socket.IPPROTO_UDP,
+        0,
+        socket.inet_aton(source),
+        socket.inet_aton(destination),
+    )
+    return header[:10] + struct.pack(">H", _internet_checksum(header)) + header[12:] + udp
+
+
+def ethernet(to_mac: str, from_mac: str, kind: int, payload: bytes) -> bytes:
+    return _mac(to_mac) + _mac(from_mac) + struct.pack(">H", kind) + payload
+
+
+def arp_request(from_mac: str, sender: str, wanted: str) -> bytes:
+    body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1)
+    body += _mac(from_mac) + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(wanted)
+    return ethernet("ff:ff:ff:ff:ff:ff", from_mac, 0x0806, body)
+
+
+def ip(arguments: str) -> str:
+    return subprocess.run(
+        ["ip", *arguments.split()], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _internet_checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+@contextmanager
+def _numbered() -> Iterator[int]:
+    for number in range(_LABORATORIES):
+        with Path(f"/run/lock/alcove-laboratory-{number}").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield number
+            return
+    raise RuntimeError("all laboratories are in use")
