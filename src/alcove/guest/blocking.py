@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 # Its own pool: calls that hang must not take the loop's default executor with them.
 _MAX_THREADS = 8
-_executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="files")
+executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="files")
 
 
 async def in_thread(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -20,7 +20,7 @@ async def in_thread(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
     A cancelled caller still waits for the call to end: it may own descriptors the call is using.
     """
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(_executor, functools.partial(call, *args, **kwargs))
+    future = loop.run_in_executor(executor, functools.partial(call, *args, **kwargs))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
