@@ -32,9 +32,6 @@ from alcove.node.run import CommandError, follow, run
 _FORMAT = "1"
 _TIME_LIMIT_S = 30 * 60.0
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-EXTRA_CA_DIR = Path("/usr/local/share/ca-certificates")
-"""Where this machine's administrator puts certificate authorities of his own."""
-
 # Stay in the image, so that what its users install later is as lean and quick.
 _DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*",
@@ -48,6 +45,7 @@ _DPKG_OPTIONS = (
 )
 # Settings of the machine's apt that its network may need; used for the build only.
 _APT_SETTING = re.compile(r"Acquire::(https?::Proxy|https::CaInfo|Check-Date|Check-Valid-Until) ")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
 _FILES = {
@@ -68,9 +66,9 @@ class RootfsError(Exception):
 class RootfsStore:
     """The root file systems of one machine."""
 
-    def __init__(self, data_dir: Path, extra_ca_dir: Path = EXTRA_CA_DIR) -> None:
+    def __init__(self, data_dir: Path, extra_ca_pem: str) -> None:
         self._directory = data_dir / "images" / "rootfs"
-        self._extra_ca_dir = extra_ca_dir
+        self._authorities = _CERTIFICATE.findall(extra_ca_pem)
         self._building = asyncio.Lock()
 
     def path(self, digest: str) -> Path:
@@ -84,7 +82,7 @@ class RootfsStore:
             "packages": sorted(recipe.packages),
             "provision": _hash(recipe.provision),
             "dpkg": _DPKG_OPTIONS,
-            "extra_ca": {path.name: _hash(path) for path in self._extra_ca()},
+            "authorities": self._authorities,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -111,16 +109,13 @@ class RootfsStore:
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _extra_ca(self) -> list[Path]:
-        return sorted(self._extra_ca_dir.rglob("*.crt"))
-
     async def _build(self, recipe: Recipe, digest: str, log: Log) -> None:
         machine = apt_sources.read_machine()
         suite = _suite(machine, recipe)
         sources = apt_sources.lines_for(machine, suite)
         work = await asyncio.to_thread(self._new_directory)
         try:
-            argv = await _mmdebstrap(recipe, suite, work / "root", self._hooks(recipe))
+            argv = await _mmdebstrap(recipe, suite, work / "root", self._hooks(recipe, work))
             environment = await _environment()
             log("info", f"building a {suite} root file system of {len(recipe.packages)} packages")
             try:
@@ -148,12 +143,14 @@ class RootfsStore:
             shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=".new-", dir=self._directory))
 
-    def _hooks(self, recipe: Recipe) -> Iterator[str]:
+    def _hooks(self, recipe: Recipe, work: Path) -> Iterator[str]:
         """Shell commands mmdebstrap runs on the machine, with the new root in $1."""
-        authorities = [str(path) for path in self._extra_ca()]
-        if authorities:
-            target = '"$1"/usr/local/share/ca-certificates/'
-            yield f"mkdir -p {target} && cp {shlex.join(authorities)} {target}"
+        if self._authorities:
+            # update-ca-certificates takes one certificate a file.
+            for number, certificate in enumerate(self._authorities):
+                (work / f"machine-{number}.crt").write_text(certificate + "\n")
+            target = '"$1"/usr/local/share/ca-certificates'
+            yield f"mkdir -p {target} && mv {shlex.quote(str(work))}/machine-*.crt {target}/"
             yield 'chroot "$1" update-ca-certificates'
         yield f'install -m 0700 {shlex.quote(str(recipe.provision))} "$1"/provision.sh'
         yield 'chroot "$1" /provision.sh'
@@ -171,7 +168,7 @@ class RootfsStore:
             "alcove": __version__,
             "built_at": time.time(),
             "provision_sha256": _hash(recipe.provision),
-            "extra_authorities": [path.name for path in self._extra_ca()],
+            "extra_authorities": len(self._authorities),
             "packages": dict(line.split() for line in listing.stdout.splitlines()),
         }
         await asyncio.to_thread(_settle, root, sources)

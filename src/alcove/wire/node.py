@@ -30,6 +30,9 @@ from typing import Any, Self
 from alcove.wire.ids import BuildId, NodeId, SandboxId, TemplateId
 from alcove.wire.states import BuildState, NodeSandboxState, StopReason
 
+AGENT_VERSION = "0.6.13"
+"""The version of E2B's in-sandbox agent whose behaviour ours has; clients gate features on it."""
+
 
 class _Message:
     """to_json/from_json for a flat dataclass; fields unknown to this version are ignored."""
@@ -137,6 +140,8 @@ class ImageReport(_Message):
     finished_at: float | None = None
     rootfs_bytes: int = 0
     snapshot_bytes: int = 0
+    stale: bool = False
+    """Ready, but of another guest agent or driver version than the node's: build it anew."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -1,0 +1,175 @@
+"""Commands and files inside a guest, for template builds: the guest's own public calls.
+
+The same calls a client makes, so running them before the snapshot also warms what clients use.
+"""
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import h11
+
+from alcove.node.drivers.driver import Driver, Place
+from alcove.node.guest_client import GuestError
+from alcove.wire.connect import EnvelopeDecoder, encode_envelope
+from alcove.wire.hosts import GUEST_PORT
+from alcove.wire.process import START
+
+_DIAL_S = 2.0
+_RECEIVE_BYTES = 64 * 1024
+_OUTPUT_KEPT = 16 * 1024
+_ANSWER_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    exit_code: int
+    output: str
+    """The end of what the command printed, both outputs together."""
+
+
+class GuestCommands:
+    """Runs commands and moves small files in one place's guest, which has no access token yet.
+
+    Everything raises GuestError, or the driver's NotRunningError and PortClosedError.
+    """
+
+    def __init__(self, driver: Driver, place: Place) -> None:
+        self._driver = driver
+        self._place = place
+
+    async def run(self, command: str, user: str, timeout_s: float) -> Finished:
+        """Run a shell command to its end."""
+        output = ""
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                aclosing(self._start(command, user)) as events,
+            ):
+                async for event in events:
+                    for text in event.get("data", {}).values():
+                        output += base64.b64decode(text).decode(errors="replace")
+                        output = output[-_OUTPUT_KEPT:]
+                    if "end" in event:
+                        return Finished(int(event["end"].get("exitCode", 0)), output)
+        except TimeoutError as error:
+            raise GuestError(f"{command!r} did not end in {timeout_s:g} s: {output}") from error
+        raise GuestError(f"the guest said nothing of the end of {command!r}")
+
+    async def start(self, command: str, user: str, timeout_s: float) -> None:
+        """Start a shell command and leave it running."""
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                aclosing(self._start(command, user)) as events,
+            ):
+                async for event in events:
+                    if "start" in event:
+                        return
+        except TimeoutError as error:
+            raise GuestError(f"{command!r} did not start in {timeout_s:g} s") from error
+        raise GuestError(f"{command!r} did not start")
+
+    async def write(self, path: str, user: str, content: bytes, timeout_s: float) -> None:
+        await self._file("POST", path, user, content=content, timeout_s=timeout_s)
+
+    async def read(self, path: str, user: str, timeout_s: float) -> bytes:
+        return await self._file("GET", path, user, timeout_s=timeout_s)
+
+    async def _start(self, command: str, user: str) -> AsyncGenerator[dict[str, Any]]:
+        """Events of a new process, in proto3 JSON; leaving the loop does not end the process."""
+        message = {
+            "process": {"cmd": "/bin/bash", "args": ["-l", "-c", command]},
+            "stdin": False,
+        }
+        headers = {
+            "content-type": "application/connect+json",
+            "connect-protocol-version": "1",
+            "authorization": "Basic " + base64.b64encode(f"{user}:".encode()).decode(),
+        }
+        decoder = EnvelopeDecoder(_ANSWER_MAX_BYTES)
+        body = encode_envelope(json.dumps(message).encode())
+        async with aclosing(self._call("POST", START.path, headers, body)) as chunks:
+            async for chunk in chunks:
+                for envelope in decoder.feed(chunk):
+                    answer = json.loads(envelope.payload)
+                    if error := answer.get("error"):
+                        raise GuestError(f"{error.get('code')}: {error.get('message')}")
+                    if not envelope.ends_stream:
+                        yield answer.get("event", {})
+
+    async def _file(
+        self,
+        method: str,
+        path: str,
+        user: str,
+        *,
+        content: bytes = b"",
+        timeout_s: float,
+    ) -> bytes:
+        target = f"/files?path={quote(path)}&username={quote(user)}"
+        headers = {"content-type": "application/octet-stream"} if content else {}
+        answer = bytearray()
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                aclosing(self._call(method, target, headers, content)) as chunks,
+            ):
+                async for chunk in chunks:
+                    answer += chunk
+                    if len(answer) > _ANSWER_MAX_BYTES:
+                        raise GuestError(f"{path} is larger than {_ANSWER_MAX_BYTES} bytes")
+        except TimeoutError as error:
+            raise GuestError(f"{method} {path} took more than {timeout_s:g} s") from error
+        return bytes(answer)
+
+    async def _call(
+        self, method: str, target: str, headers: dict[str, str], body: bytes
+    ) -> AsyncGenerator[bytes]:
+        """The body of the answer as it comes. Raises GuestError when it is not 200."""
+        connection = await self._driver.dial(self._place, GUEST_PORT, _DIAL_S)
+        with connection:
+            request = h11.Request(
+                method=method,
+                target=target,
+                headers=[
+                    ("host", "guest"),
+                    ("connection", "close"),
+                    ("content-length", str(len(body))),
+                    *headers.items(),
+                ],
+            )
+            async for chunk in _exchange(connection, request, body, f"{method} {target}"):
+                yield chunk
+
+
+async def _exchange(
+    connection: socket.socket, request: h11.Request, body: bytes, what: str
+) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    http = h11.Connection(h11.CLIENT)
+    status = 0
+    refusal = bytearray()
+    try:
+        sent = (http.send(request), http.send(h11.Data(data=body)), http.send(h11.EndOfMessage()))
+        await loop.sock_sendall(connection, b"".join(part for part in sent if part))
+        while not isinstance(event := http.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
+            if event is h11.NEED_DATA:
+                http.receive_data(await loop.sock_recv(connection, _RECEIVE_BYTES))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data) and status == 200:
+                yield bytes(event.data)
+            elif isinstance(event, h11.Data):
+                refusal += event.data[:_OUTPUT_KEPT]
+    except (OSError, h11.ProtocolError) as error:
+        raise GuestError(f"{what}: {error}") from error
+    if status != 200:
+        text = refusal[:500].decode(errors="replace")
+        raise GuestError(f"{what} was answered with {status}: {text}")

@@ -1,0 +1,118 @@
+"""What a node writes down of each template build: <data>/images/builds/<build id>/image.json.
+
+    waiting ──turn──▶ building ──snapshot taken──▶ ready
+       │                 │
+       └─────────────────┴──── failed · interrupted by a restart ────▶ error
+
+The record is written before the step it names is begun, so after a crash it says what was meant.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from alcove.node.errors import InvalidRequestError
+from alcove.wire.ids import BuildId
+from alcove.wire.node import ImageSpec
+from alcove.wire.states import BuildState
+
+_log = structlog.get_logger()
+
+_NAME = "image.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    spec: ImageSpec
+    state: BuildState
+    began_at: float
+    finished_at: float | None = None
+    reason: str = ""
+    rootfs: str = ""
+    """Digest of the root file system; empty until it is known."""
+    agent: str = ""
+    """Key of the guest bundle; empty until it is known."""
+    driver: str = ""
+    """Name and version of the driver that took the snapshot."""
+    agent_version: str = ""
+    rootfs_bytes: int = 0
+    snapshot_bytes: int = 0
+
+    def with_(self, **changes: Any) -> "ImageRecord":
+        return replace(self, **changes)
+
+
+class ImageRecords:
+    """The records of all builds, in memory and on disk."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._directory = data_dir / "images" / "builds"
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._records: dict[str, ImageRecord] = {}
+        for path in sorted(self._directory.glob(f"*/{_NAME}")):
+            record = _read(path)
+            if record is not None:
+                self._records[record.spec.build_id] = record
+
+    def directory(self, build_id: BuildId) -> Path:
+        """Where a build keeps its files. Raises InvalidRequestError for what is no build id."""
+        try:
+            name = str(uuid.UUID(build_id))
+        except ValueError as error:
+            raise InvalidRequestError(f"{build_id!r} is not a build id, which is a UUID") from error
+        if name != build_id:
+            raise InvalidRequestError(f"write build id {build_id!r} as {name}")
+        return self._directory / name
+
+    def snapshot(self, build_id: BuildId) -> Path:
+        return self.directory(build_id) / "snapshot"
+
+    def get(self, build_id: BuildId) -> ImageRecord | None:
+        return self._records.get(build_id)
+
+    def all(self) -> list[ImageRecord]:
+        return sorted(self._records.values(), key=lambda record: record.began_at)
+
+    def write(self, record: ImageRecord) -> None:
+        directory = self.directory(record.spec.build_id)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        new = directory / f"{_NAME}.new"
+        new.write_text(json.dumps(asdict(record), indent=1))
+        os.replace(new, directory / _NAME)  # noqa: PTH105
+        self._records[record.spec.build_id] = record
+
+    def keep_record_only(self, build_id: BuildId) -> None:
+        """Remove what a build has made, but not its record and its log."""
+        for path in self.directory(build_id).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def remove(self, build_id: BuildId) -> None:
+        """Forget a build and remove its files, the record last."""
+        self._records.pop(build_id, None)
+        directory = self.directory(build_id)
+        shutil.rmtree(directory / "snapshot", ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def remove_strays(self) -> None:
+        """Remove directories without a record: a crash while one was begun or removed."""
+        for directory in self._directory.iterdir():
+            if directory.name not in self._records:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _read(path: Path) -> ImageRecord | None:
+    try:
+        data = json.loads(path.read_text())
+        return ImageRecord(
+            **data | {"spec": ImageSpec.from_json(data["spec"]), "state": BuildState(data["state"])}
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _log.warning("image.record_unreadable", path=str(path), error=str(error))
+        return None

@@ -1,0 +1,356 @@
+"""Template builds of this node: from a recipe to a root file system and a warmed snapshot.
+
+    agent bundle -> root file system -> boot in a place -> start and ready command -> warm up
+    -> snapshot
+
+One build at a time, in the background. A build is one attempt: what failed or was interrupted stays
+in state error with its log, and trying again is control's decision (a new build id).
+"""
+
+import asyncio
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from alcove.concurrency import spawn
+from alcove.node import agent_bundle
+from alcove.node.cgroups import CgroupError
+from alcove.node.drivers.driver import Driver, DriverError, Image, Place
+from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
+from alcove.node.events import Events
+from alcove.node.ground import Size
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.guest_commands import GuestCommands
+from alcove.node.image_records import ImageRecord, ImageRecords
+from alcove.node.logs import SandboxLog
+from alcove.node.places import Places
+from alcove.node.recipes import Recipe, RecipeError, Recipes
+from alcove.node.rootfs import RootfsError, RootfsStore
+from alcove.node.run import CommandError
+from alcove.wire.ids import BuildId
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry
+from alcove.wire.states import BuildState
+
+_log = structlog.get_logger()
+
+_HEALTHY_S = 60.0
+_COMMAND_S = 60.0
+_READY_PERIOD_S = 2.0
+_READY_S = 600.0
+_READY_IF_STARTED = "sleep 20"
+"""Ready command of a recipe that has a start command and none of its own (contract e2b 9.5)."""
+
+_INTERRUPTED = "interrupted: the node stopped during the build; build the template again"
+_FAILED_BUILDS_KEPT = 20
+_EXPECTED_ERRORS = (
+    agent_bundle.AgentBundleError,
+    RootfsError,
+    RecipeError,
+    DriverError,
+    GuestError,
+    NodeError,
+    CommandError,
+    CgroupError,
+    OSError,
+)
+
+
+class BuildFailedError(Exception):
+    """A build failed; the message is for the template's owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What builds are made with."""
+
+    recipes: Recipes
+    rootfs: RootfsStore
+    driver: Driver
+    driver_version: str
+    """Snapshots of another version cannot be restored."""
+    places: Places
+    events: Events
+
+
+class Images:
+    """The builds of this node; `get` says what a sandbox can be restored from."""
+
+    def __init__(
+        self, data_dir: Path, workshop: Workshop, now: Callable[[], float] = time.time
+    ) -> None:
+        self._data_dir = data_dir
+        self._with = workshop
+        self._now = now
+        self._records = ImageRecords(data_dir)
+        self._logs: dict[BuildId, SandboxLog] = {}
+        self._tasks: dict[BuildId, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
+        self._current_agent = ""
+
+    async def open(self) -> None:
+        """Look at what is there after a start of the node; call once, before anything else."""
+        for record in self._records.all():
+            if record.state in {BuildState.WAITING, BuildState.BUILDING}:
+                self._end(record, BuildState.ERROR, _INTERRUPTED)
+        # Made now, so that `stale` is known, and no build waits for it.
+        bundle = await agent_bundle.ensure_bundle(self._data_dir)
+        self._current_agent = bundle.name
+
+    async def close(self) -> None:
+        """End the builds that are under way; they count as interrupted."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    def build(self, spec: ImageSpec) -> ImageReport:
+        """Begin a build; repeated, only say how it goes. Raises InvalidRequestError."""
+        self._records.directory(spec.build_id)
+        record = self._records.get(spec.build_id)
+        if record is None:
+            recipe = self._recipe(spec)
+            record = ImageRecord(spec, BuildState.WAITING, self._now())
+            self._records.write(record)
+            task = spawn(self._run(record, recipe), name=f"build {spec.build_id}")
+            self._tasks[spec.build_id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(spec.build_id, None))
+        elif record.spec != spec:
+            raise InvalidRequestError(f"build {spec.build_id} was begun with another spec")
+        return self._report(record)
+
+    def get(self, build_id: BuildId) -> Image | None:
+        """The image of a finished build; None if there is none to restore from."""
+        record = self._records.get(build_id)
+        if record is None or record.state is not BuildState.READY:
+            return None
+        return self._image(record, self._records.snapshot(build_id))
+
+    def report(self, build_id: BuildId) -> ImageReport | None:
+        record = self._records.get(build_id)
+        return None if record is None else self._report(record)
+
+    def reports(self) -> list[ImageReport]:
+        return [self._report(record) for record in self._records.all()]
+
+    def recipes(self) -> list[str]:
+        return self._with.recipes.names()
+
+    def log(self, build_id: BuildId, after: int) -> list[LogEntry]:
+        """Log entries of a build with a number above `after`. Raises NotHereError."""
+        if self._records.get(build_id) is None:
+            raise NotHereError(f"there is no build {build_id} on this node")
+        return self._log_of(build_id).after(after)
+
+    async def collect(self, in_use: set[BuildId]) -> None:
+        """Remove builds that nothing can come of, and what no build refers to any more.
+
+        `in_use` names the builds of sandboxes that run: they need their files, stale or not.
+        """
+        async with self._turn:
+            for record in self._superseded():
+                if record.spec.build_id not in in_use:
+                    _log.info("image.removed", build_id=record.spec.build_id)
+                    self._with.places.forget(record.spec.build_id)
+                    self._logs.pop(record.spec.build_id, None)
+                    await asyncio.to_thread(self._records.remove, record.spec.build_id)
+            kept = self._records.all()
+            self._records.remove_strays()
+            rootfs = {record.rootfs for record in kept}
+            agents = {record.agent for record in kept} | {self._current_agent}
+            await asyncio.to_thread(self._with.rootfs.collect, rootfs)
+            await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
+
+    def _superseded(self) -> list[ImageRecord]:
+        """Stale builds of templates that have a fresh one, and failed builds but the last few."""
+        records = self._records.all()
+        ready = [record for record in records if record.state is BuildState.READY]
+        renewed = {record.spec.template_id for record in ready if not self._stale(record)}
+        stale = [
+            record for record in ready if self._stale(record) and record.spec.template_id in renewed
+        ]
+        failed = [record for record in records if record.state is BuildState.ERROR]
+        return [*stale, *failed[:-_FAILED_BUILDS_KEPT]]
+
+    def _recipe(self, spec: ImageSpec) -> Recipe:
+        try:
+            return self._with.recipes.get(spec.recipe)
+        except RecipeError as error:
+            raise InvalidRequestError(str(error)) from error
+
+    async def _run(self, record: ImageRecord, recipe: Recipe) -> None:
+        try:
+            async with self._turn:
+                await self._make(record, recipe)
+        except asyncio.CancelledError:
+            self._fail(record, _INTERRUPTED)
+            raise
+        except BuildFailedError as error:
+            self._fail(record, str(error))
+        except _EXPECTED_ERRORS as error:
+            self._fail(record, _chain(error))
+        except Exception as error:
+            _log.exception("image.build_failed", build_id=record.spec.build_id)
+            self._fail(record, f"internal error: {error!r}")
+
+    async def _make(self, record: ImageRecord, recipe: Recipe) -> None:
+        build_id = record.spec.build_id
+        record = record.with_(state=BuildState.BUILDING)
+        self._records.write(record)
+        began = self._now()
+        self._say(build_id, f"Building template {record.spec.template_id}/{build_id}")
+        agent = await agent_bundle.ensure_bundle(self._data_dir)
+        self._current_agent = agent.name
+        log = self._log_of(build_id)
+        rootfs = await self._with.rootfs.ensure(
+            recipe, lambda level, line: log.add(self._now(), level, line, step="base")
+        )
+        record = record.with_(
+            agent=agent.name,
+            rootfs=rootfs,
+            rootfs_bytes=self._with.rootfs.size_bytes(rootfs),
+            driver=self._driver_text(),
+            agent_version=AGENT_VERSION,
+        )
+        self._records.write(record)
+        await self._take_snapshot(record, recipe)
+        size = await asyncio.to_thread(_size_bytes, self._records.snapshot(build_id))
+        self._say(build_id, f"Build finished, took {self._now() - began:.1f} s")
+        self._end(record.with_(snapshot_bytes=size), BuildState.READY)
+        self._with.events.emit("image.ready", build_id)
+
+    async def _take_snapshot(self, record: ImageRecord, recipe: Recipe) -> None:
+        spec = record.spec
+        image = self._image(record, None)
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        async with self._with.places.scratch(size) as place:
+            self._say(spec.build_id, "Starting the guest", "finalize")
+            await self._with.driver.boot(place, image)
+            await GuestClient(self._with.driver, place, "").healthy(_HEALTHY_S)
+            commands = GuestCommands(self._with.driver, place)
+            await self._mark(commands, spec)
+            await self._become_ready(commands, recipe, spec.build_id)
+            await _warm(commands, recipe)
+            self._say(spec.build_id, "Taking the snapshot", "finalize")
+            await self._snapshot(place, spec.build_id)
+
+    async def _mark(self, commands: GuestCommands, spec: ImageSpec) -> None:
+        """The file by which programs of the original platform know their template."""
+        text = f"ENV_ID={spec.template_id}\nTEMPLATE_ID={spec.template_id}\n"
+        content = f"{text}BUILD_ID={spec.build_id}\n".encode()
+        await commands.write("/.e2b", "root", content, _COMMAND_S)
+
+    async def _become_ready(
+        self, commands: GuestCommands, recipe: Recipe, build_id: BuildId
+    ) -> None:
+        """Run the start command and wait until the ready command says that it serves."""
+        ready = recipe.ready_command
+        if recipe.start_command:
+            self._say(build_id, f"Running start command: {recipe.start_command}", "finalize")
+            environment = "".join(
+                f"export {name}={shlex.quote(value)}; " for name, value in recipe.env.items()
+            )
+            command = f"cd {shlex.quote(recipe.workdir)}; {environment}{recipe.start_command}"
+            await commands.start(command, recipe.user, _COMMAND_S)
+            ready = ready or _READY_IF_STARTED
+        if not ready:
+            return
+        self._say(build_id, f"Waiting for template to be ready: {ready}", "finalize")
+        deadline = self._now() + _READY_S
+        while (last := await commands.run(ready, recipe.user, _READY_S)).exit_code != 0:
+            if self._now() > deadline:
+                raise BuildFailedError(
+                    f"the ready command {ready!r} did not succeed in {_READY_S:g} s; "
+                    f"last exit code {last.exit_code}: {last.output[-500:]}"
+                )
+            await asyncio.sleep(_READY_PERIOD_S)
+        self._say(build_id, "Template is ready", "finalize")
+
+    async def _snapshot(self, place: Place, build_id: BuildId) -> None:
+        await self._with.driver.snapshot(place, self._records.snapshot(build_id))
+
+    def _image(self, record: ImageRecord, snapshot: Path | None) -> Image:
+        return Image(
+            build_id=record.spec.build_id,
+            rootfs=self._with.rootfs.path(record.rootfs),
+            agent=self._data_dir / "agent" / record.agent,
+            snapshot=snapshot,
+            vcpu_count=record.spec.vcpu_count,
+            memory_mib=record.spec.memory_mib,
+        )
+
+    def _fail(self, begun: ImageRecord, reason: str) -> None:
+        build_id = begun.spec.build_id
+        self._log_of(build_id).add(self._now(), "error", f"Build failed: {reason}")
+        self._end(self._records.get(build_id) or begun, BuildState.ERROR, reason)
+        self._with.events.emit("image.failed", build_id, reason=reason)
+
+    def _end(self, record: ImageRecord, state: BuildState, reason: str = "") -> None:
+        record = record.with_(state=state, reason=reason, finished_at=self._now())
+        self._records.write(record)
+        if state is BuildState.ERROR:
+            self._records.keep_record_only(record.spec.build_id)
+        _log.info("image.built", build_id=record.spec.build_id, state=state, reason=reason)
+
+    def _say(self, build_id: BuildId, message: str, step: str = "base") -> None:
+        self._log_of(build_id).add(self._now(), "info", message, step=step)
+
+    def _log_of(self, build_id: BuildId) -> SandboxLog:
+        if build_id not in self._logs:
+            self._logs[build_id] = SandboxLog(self._records.directory(build_id))
+        return self._logs[build_id]
+
+    def _driver_text(self) -> str:
+        return f"{self._with.driver.name} {self._with.driver_version}"
+
+    def _stale(self, record: ImageRecord) -> bool:
+        if record.state is not BuildState.READY:
+            return False
+        return (record.agent, record.driver) != (self._current_agent, self._driver_text())
+
+    def _report(self, record: ImageRecord) -> ImageReport:
+        spec = record.spec
+        return ImageReport(
+            build_id=spec.build_id,
+            template_id=spec.template_id,
+            recipe=spec.recipe,
+            state=record.state,
+            vcpu_count=spec.vcpu_count,
+            memory_mib=spec.memory_mib,
+            disk_mib=spec.disk_mib,
+            agent_version=record.agent_version,
+            reason=record.reason,
+            finished_at=record.finished_at,
+            rootfs_bytes=record.rootfs_bytes,
+            snapshot_bytes=record.snapshot_bytes,
+            stale=self._stale(record),
+        )
+
+
+async def _warm(commands: GuestCommands, recipe: Recipe) -> None:
+    """Do once what every client does first, so that its code is loaded in the snapshot."""
+    finished = await commands.run("true", recipe.user, _COMMAND_S)
+    if finished.exit_code != 0:
+        raise BuildFailedError(f"a login shell of user {recipe.user} fails: {finished.output}")
+    path = "/tmp/.alcove-warm"  # noqa: S108  inside the guest, removed below
+    await commands.write(path, recipe.user, b"warm", _COMMAND_S)
+    if await commands.read(path, recipe.user, _COMMAND_S) != b"warm":
+        raise BuildFailedError("a file that was written could not be read back")
+    await commands.run(f"rm -f {path}", recipe.user, _COMMAND_S)
+
+
+def _chain(error: BaseException) -> str:
+    """The message of an error and of what caused it, outermost first."""
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause) or type(cause).__name__)
+        cause = cause.__cause__
+    return ": ".join(messages)[:4000]
+
+
+def _size_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
