@@ -1,0 +1,118 @@
+"""Where sandboxes are: control's answers, kept for seconds.
+
+    unknown ──ask──▶ fresh (5 s) ──▶ stale ──ask──▶ fresh
+                       └── expire() ──▶ stale ──control away──▶ used as it is
+
+A stale route is asked for again before it is used, but still used when control does not answer:
+running sandboxes stay reachable while control restarts. A killed sandbox is not in the catalog's
+hands: its node refuses the tunnel, and the caller says expire().
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from alcove.concurrency import spawn
+from alcove.edge.control_client import ControlClient, ControlSilentError
+from alcove.edge.errors import SandboxNotFoundError, UnavailableError
+from alcove.wire.ids import SandboxId
+
+_FRESH_S = 5.0
+_MAX_ROUTES = 50_000
+_MASK = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    sandbox_id: SandboxId
+    generation: int
+    node_ingress: tuple[str, int]
+    traffic_token: str | None
+    mask_request_host: str | None
+
+
+@dataclass(slots=True)
+class _Known:
+    route: Route
+    fresh_until: float
+
+
+class Catalog:
+    def __init__(self, control: ControlClient) -> None:
+        self._control = control
+        self._known: OrderedDict[SandboxId, _Known] = OrderedDict()
+        self._asking: dict[SandboxId, asyncio.Task[Route | None]] = {}
+
+    def fresh(self, sandbox_id: SandboxId) -> Route | None:
+        """The route, if it need not be asked for."""
+        known = self._known.get(sandbox_id)
+        if known is None or known.fresh_until < time.monotonic():
+            return None
+        return known.route
+
+    async def find(self, sandbox_id: SandboxId) -> Route:
+        """Raises SandboxNotFoundError, or UnavailableError when nobody can be asked."""
+        route = self.fresh(sandbox_id)
+        if route is not None:
+            return route
+        asking = self._asking.get(sandbox_id)
+        if asking is None:
+            asking = spawn(self._ask(sandbox_id), name=f"route of {sandbox_id}")
+            self._asking[sandbox_id] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(sandbox_id, None))
+        try:
+            route = await asyncio.shield(asking)
+        except ControlSilentError as error:
+            known = self._known.get(sandbox_id)
+            if known is None:
+                raise UnavailableError(
+                    sandbox_id, "The sandbox cannot be looked up at the moment, try again"
+                ) from error
+            return known.route
+        if route is None:
+            raise SandboxNotFoundError(sandbox_id)
+        return route
+
+    def expire(self, sandbox_id: SandboxId) -> None:
+        """The route may be wrong: ask before it is used again."""
+        known = self._known.get(sandbox_id)
+        if known is not None:
+            known.fresh_until = 0.0
+
+    async def _ask(self, sandbox_id: SandboxId) -> Route | None:
+        status, body = await self._control.get(f"/internal/routes/{sandbox_id}")
+        if status == 404:
+            # Not remembered: a sandbox that was just created must be found at once.
+            self._known.pop(sandbox_id, None)
+            return None
+        if status != 200:
+            raise ControlSilentError(f"control answered {status} for a route")
+        route = _read_route(body)
+        self._known[sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)
+        self._known.move_to_end(sandbox_id)
+        if len(self._known) > _MAX_ROUTES:
+            self._known.popitem(last=False)
+        return route
+
+
+def _read_route(body: bytes) -> Route:
+    try:
+        data = json.loads(body)
+        host, _, port = data["node_ingress"].rpartition(":")
+        return Route(
+            sandbox_id=SandboxId(data["sandbox_id"]),
+            generation=int(data["generation"]),
+            node_ingress=(host.strip("[]"), int(port)),
+            traffic_token=data.get("traffic_token"),
+            mask_request_host=_read_mask(data.get("mask_request_host")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ControlSilentError("control's route cannot be read") from error
+
+
+def _read_mask(mask: str | None) -> str | None:
+    """Control checks it too; here it becomes a line of a head, where a line break is a hole."""
+    return mask if mask is not None and _MASK.fullmatch(mask) else None

@@ -1,0 +1,428 @@
+"""One request and its response.
+
+    request   WAITING ──tunnel──▶ BODY ──last byte──▶ DONE
+    response  WAITING ──head──▶ BODY ──last byte──▶ DONE          101 ──▶ both sides SPLICED
+
+The two directions run on their own: a response may begin, or end, while the request's body is still
+coming. A response that breaks off is passed on as a broken connection, never as a clean end.
+"""
+
+import time
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from alcove.concurrency import spawn
+from alcove.edge import answers, metrics
+from alcove.edge.bodies import (
+    LAST_CHUNK,
+    BadBodyError,
+    Body,
+    Chunked,
+    Length,
+    Piece,
+    UntilClose,
+    chunk,
+)
+from alcove.edge.errors import BadRequestError, NoAnswerError, RefusalError
+from alcove.edge.heads import (
+    END_OF_HEAD,
+    MAX_HEAD_BYTES,
+    BadResponseError,
+    RequestHead,
+    ResponseHead,
+    parse_response,
+)
+from alcove.edge.metrics import Destination, Flow
+from alcove.edge.routing import Api, Own
+from alcove.edge.upstreams import IDEMPOTENT, Ready
+from alcove.wire.hosts import PortOfSandbox
+
+if TYPE_CHECKING:
+    from alcove.edge.connection import Connection
+
+_MAX_REPLAY_BYTES = 64 * 1024
+
+
+class _At(Enum):
+    WAITING = auto()
+    BODY = auto()
+    DONE = auto()
+    SPLICED = auto()
+
+
+class Exchange:
+    def __init__(self, client: "Connection", head: RequestHead) -> None:
+        self._client = client
+        self._head = head
+        self._began = time.monotonic()
+        self._to: PortOfSandbox | Api | None = None
+        self._ready: Ready | None = None
+        self._over = False
+        self._request = _At.WAITING
+        self._body: Body = Chunked() if head.length is None else Length(head.length)
+        self._rechunk_request = head.length is None
+        self._replay: list[Piece] | None = None
+        self._replay_bytes = 0
+        self._response = _At.WAITING
+        self._response_bytes = b""
+        self._response_body: Body = UntilClose()
+        self._rechunk_response = False
+        self._keep_client = head.keep_alive
+        self._keep_tunnel = True
+        self._is_spliced = False
+        metrics.exchanges.inc()
+
+    def start(self) -> None:
+        edge = self._client.edge
+        try:
+            target = edge.router.resolve(self._head)
+            if isinstance(target, Own):
+                self._conclude(200, answers.health(edge.health(), self._head, self._last_lines()))
+                return
+            self._to = target
+            ready = edge.upstreams.take(target, self._head)
+        except RefusalError as refusal:
+            self._refuse(refusal)
+            return
+        if ready is None:
+            spawn(self._open(target, fresh=False), name="open tunnel")
+        else:
+            self._begin(ready)
+
+    # What the client's connection says.
+
+    def client_data(self, data: bytes) -> None:
+        if self._request is _At.SPLICED:
+            assert self._ready is not None
+            self._ready.tunnel.write(data)
+            metrics.forwarded[Flow.TO_SANDBOX].inc(len(data))
+        elif self._request is _At.BODY:
+            self._send_body(data)
+        else:
+            self._client.hold(data)
+
+    def client_eof(self) -> bool:
+        """True keeps our direction to the client open."""
+        if self._request is _At.SPLICED and self._ready is not None:
+            self._request = _At.DONE
+            self._ready.tunnel.write_eof()
+            self._half_closed()
+            return True
+        self.client_gone()
+        return False
+
+    def client_gone(self) -> None:
+        if not self._end() or self._ready is None:
+            return
+        if self._is_spliced:
+            self._ready.tunnel.close()  # after what the client said last
+        else:
+            self._ready.tunnel.abort()
+
+    def client_full(self, full: bool) -> None:
+        if self._ready is not None:
+            self._ready.tunnel.pause(full)
+
+    # What the tunnel says.
+
+    def upstream_data(self, data: bytes) -> None:
+        if self._response is _At.BODY:
+            self._pass_body(data)
+        elif self._response is _At.SPLICED:
+            self._client.write(data)
+            metrics.forwarded[Flow.TO_CLIENT].inc(len(data))
+        else:
+            self._read_head(data)
+
+    def upstream_eof(self) -> bool:
+        if self._response is _At.SPLICED:
+            self._response = _At.DONE
+            self._client.write_eof()
+            self._half_closed()
+            return True
+        if isinstance(self._response_body, UntilClose) and self._response is _At.BODY:
+            self._keep_client = False
+            self._response = _At.DONE
+            self._keep_tunnel = False
+            self._finish()
+        else:
+            self.upstream_lost()
+        return False
+
+    def upstream_lost(self) -> None:
+        if self._over:
+            return
+        if self._is_spliced:
+            self._end()
+            self._client.close()
+        elif self._response is _At.WAITING and not self._response_bytes:
+            self._unanswered()
+        else:
+            self._break_off()
+
+    def upstream_full(self, full: bool) -> None:
+        self._client.upstream_full(full)
+
+    # The request's way.
+
+    async def _open(self, to: PortOfSandbox | Api, *, fresh: bool) -> None:
+        upstreams = self._client.edge.upstreams
+        try:
+            ready = await upstreams.open(to, self._head, fresh=fresh)
+        except RefusalError as refusal:
+            if not self._over:
+                self._refuse(refusal)
+            return
+        except Exception:
+            self._break_off()  # a bug; without this the client would wait for ever
+            raise
+        if self._over:
+            upstreams.give(ready)
+        else:
+            self._begin(ready)
+
+    def _begin(self, ready: Ready) -> None:
+        self._ready = ready
+        tunnel = ready.tunnel
+        tunnel.acquire(self)
+        tunnel.pause(self._client.is_full)
+        if tunnel.closed:  # ended between being opened and being used
+            self.upstream_lost()
+            return
+        can_replay = tunnel.reused and self._head.method in IDEMPOTENT
+        tunnel.write(self._head.forward(ready.masked_host))
+        if self._replay is not None:  # second try: the head of the body is already here
+            tunnel.write_all(self._replay)
+        self._replay = [] if can_replay else None
+        if self._body.done:
+            self._request = _At.DONE
+            return
+        self._request = _At.BODY
+        self._client.release_held()
+
+    def _send_body(self, data: bytes) -> None:
+        assert self._ready is not None
+        try:
+            content, surplus = self._body.feed(data)
+        except BadBodyError as error:
+            self._ready.tunnel.abort()
+            self._refuse(BadRequestError(400, f"Bad request: {error}"))
+            return
+        pieces: Sequence[Piece] = content
+        if self._rechunk_request:
+            pieces = chunk(content)
+            if self._body.done:
+                pieces.append(LAST_CHUNK)
+        self._remember(pieces)
+        if self._body.done:
+            self._request = _At.DONE
+        if pieces:
+            self._ready.tunnel.write_all(pieces)
+            metrics.forwarded[Flow.TO_SANDBOX].inc(sum(map(len, content)))
+        if surplus:
+            self._client.hold(surplus)
+
+    def _remember(self, pieces: Sequence[Piece]) -> None:
+        """Keep what was sent, while it is little, for a tunnel that proves stale."""
+        if self._replay is None:
+            return
+        self._replay += pieces
+        self._replay_bytes += sum(map(len, pieces))
+        if self._replay_bytes > _MAX_REPLAY_BYTES:
+            self._replay = None
+
+    def _unanswered(self) -> None:
+        """The tunnel ended before a byte of the response."""
+        ready, self._ready = self._ready, None
+        assert self._to is not None
+        if ready is not None:
+            ready.tunnel.abort()
+        self._client.upstream_full(False)
+        if ready is not None and ready.tunnel.reused and self._replay is not None:
+            metrics.retried.inc()
+            if self._request is _At.BODY:
+                self._request = _At.WAITING
+            spawn(self._open(self._to, fresh=True), name="open tunnel again")
+            return
+        self._request = _At.DONE if self._body.done else _At.WAITING
+        spawn(self._explain(self._to), name="explain lost tunnel")
+
+    async def _explain(self, to: PortOfSandbox | Api) -> None:
+        refusal = await self._client.edge.upstreams.explain(to)
+        if not self._over:
+            self._refuse(refusal)
+
+    # The response's way.
+
+    def _read_head(self, data: bytes) -> None:
+        self._response_bytes += data
+        while self._response is _At.WAITING and not self._over:
+            end = self._response_bytes.find(END_OF_HEAD)
+            if end < 0:
+                if len(self._response_bytes) > MAX_HEAD_BYTES:
+                    self._not_http("The response head is larger than 64 KiB")
+                return
+            try:
+                head = parse_response(self._response_bytes[: end + 2])
+            except BadResponseError:
+                self._not_http("The port did not answer with valid HTTP/1.1")
+                return
+            rest = self._response_bytes[end + len(END_OF_HEAD) :]
+            self._response_bytes = b""
+            if head.status >= 200:
+                self._pass_head(head)
+                if rest and not self._over:
+                    self._pass_body(rest)
+            elif head.status == 101:
+                self._switch(head, rest)
+            else:
+                self._response_bytes = rest
+                if self._head.minor > 0:
+                    self._client.write(head.forward([], keep_length=False))
+
+    def _pass_head(self, head: ResponseHead) -> None:
+        metrics.first_byte.observe(time.monotonic() - self._began)
+        self._count(self._source(), head.status)
+        bodiless = self._head.method == b"HEAD" or head.status in {204, 304}
+        extra: list[bytes] = []
+        if bodiless:
+            self._response_body = Length(0)
+        elif head.chunked:
+            self._response_body = Chunked()
+            self._rechunk_response = self._head.minor > 0
+            if self._rechunk_response:
+                extra.append(b"Transfer-Encoding: chunked")
+            else:
+                self._keep_client = False
+        elif head.length is not None:
+            self._response_body = Length(head.length)
+        else:
+            self._keep_client = False
+        self._keep_tunnel = head.keep_alive
+        self._response = _At.BODY
+        extra += self._connection_lines()
+        self._client.write(head.forward(extra, keep_length=not head.chunked and head.status != 204))
+        if self._response_body.done:
+            self._response = _At.DONE
+            self._finish()
+
+    def _pass_body(self, data: bytes) -> None:
+        try:
+            content, surplus = self._response_body.feed(data)
+        except BadBodyError:
+            self._break_off()
+            return
+        pieces: Sequence[Piece] = content
+        done = self._response_body.done
+        if self._rechunk_response:
+            pieces = chunk(content)
+            if done:
+                pieces.append(LAST_CHUNK)
+        if pieces:
+            self._client.write_all(pieces)
+            metrics.forwarded[Flow.TO_CLIENT].inc(sum(map(len, content)))
+        if done:
+            # Bytes nobody asked for would be read as the next response.
+            self._keep_tunnel = self._keep_tunnel and not surplus
+            self._response = _At.DONE
+            self._finish()
+
+    def _switch(self, head: ResponseHead, rest: bytes) -> None:
+        if self._head.upgrade is None or self._request is not _At.DONE:
+            self._not_http("The port switched protocols unasked")
+            return
+        self._count(self._source(), 101)
+        self._client.write(head.forward([b"Connection: Upgrade"], keep_length=False))
+        self._request = self._response = _At.SPLICED
+        self._is_spliced = True
+        if rest:
+            self._client.write(rest)
+        self._client.release_held()
+
+    def _half_closed(self) -> None:
+        """One direction of a spliced connection has ended, or the second one."""
+        assert self._ready is not None
+        if self._request is self._response is _At.DONE:
+            self._end()
+            self._ready.tunnel.close()
+            self._client.close()
+        else:
+            self._client.expect_end()
+
+    def _finish(self) -> None:
+        """The response is complete."""
+        if not self._end():
+            return
+        assert self._ready is not None
+        if self._request is not _At.DONE:
+            # The rest of the body has no reader any more.
+            self._ready.tunnel.abort()
+            self._client.finished(keep=False, linger=True)
+            return
+        if self._keep_tunnel and not self._ready.tunnel.closed:
+            self._client.edge.upstreams.give(self._ready)
+        else:
+            self._ready.tunnel.close()
+        self._client.finished(keep=self._keep_client)
+
+    def _break_off(self) -> None:
+        if not self._end():
+            return
+        metrics.aborted.inc()
+        if self._ready is not None:
+            self._ready.tunnel.abort()
+        self._client.abort()
+
+    # Answers of the edge's own.
+
+    def _not_http(self, message: str) -> None:
+        assert self._ready is not None
+        self._ready.tunnel.abort()
+        if isinstance(self._to, PortOfSandbox):
+            self._refuse(NoAnswerError(self._to.sandbox_id, message))
+        else:
+            self._break_off()
+
+    def _refuse(self, refusal: RefusalError) -> None:
+        if self._response is not _At.WAITING:
+            self._break_off()
+            return
+        if isinstance(refusal, BadRequestError):
+            self._keep_client = False
+        status, response = answers.refuse(refusal, self._head, self._last_lines())
+        self._conclude(status, response)
+
+    def _conclude(self, status: int, response: bytes) -> None:
+        """Send an answer of the edge's own."""
+        self._count(Destination.EDGE, status)
+        self._response = _At.DONE
+        self._end()
+        self._client.write(response)
+        self._client.finished(keep=self._keep_client, linger=not self._body.done)
+
+    def _last_lines(self) -> list[bytes]:
+        """Connection lines of an answer that does not wait for the request's body."""
+        if not self._body.done:
+            self._keep_client = False
+        return self._connection_lines()
+
+    def _connection_lines(self) -> list[bytes]:
+        if not self._keep_client or self._client.edge.draining:
+            self._keep_client = False
+            return [answers.CLOSE]
+        return [b"Connection: keep-alive"] if self._head.minor == 0 else []
+
+    def _source(self) -> Destination:
+        return Destination.CONTROL if isinstance(self._to, Api) else Destination.SANDBOX
+
+    def _count(self, source: Destination, status: int) -> None:
+        metrics.answered[source, min(status // 100, 5)].inc()
+
+    def _end(self) -> bool:
+        """Mark the end once; False when it was over already."""
+        if self._over:
+            return False
+        self._over = True
+        metrics.exchanges.dec()
+        return True

@@ -1,0 +1,190 @@
+"""From a target to a tunnel: the route, the traffic token, the pool, the dial and its refusals."""
+
+import asyncio
+from typing import NamedTuple
+
+from alcove.edge import metrics
+from alcove.edge.catalog import Catalog, Route
+from alcove.edge.errors import (
+    TRAFFIC_TOKEN_HEADER,
+    ControlUnreachableError,
+    NoAnswerError,
+    PortClosedError,
+    RefusalError,
+    SandboxNotFoundError,
+    TrafficTokenError,
+    UnavailableError,
+)
+from alcove.edge.heads import RequestHead
+from alcove.edge.pool import Key, Pool
+from alcove.edge.routing import Api
+from alcove.edge.tunnel import NotHttpError, RefusedTunnelError, Tunnel, open_direct, open_tunnel
+from alcove.wire.hosts import GUEST_PORT, PortOfSandbox
+from alcove.wire.tokens import same
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+_KEEP_GUEST_S = 620.0
+# A server that handles one connection at a time is blocked by an idle one.
+_KEEP_OTHERS_S = 15.0
+# A request that must not run twice is not sent again when the server closed an idle tunnel just
+# then. It only uses tunnels younger than any usual keep-alive limit of servers.
+_KEEP_FOR_UNSAFE_S = 1.0
+_CONTROL_KEY = Key(None, 0, 0)
+# A node daemon that restarts is back within this time; its sandboxes never noticed.
+_DIAL_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+
+
+class Ready(NamedTuple):
+    tunnel: Tunnel
+    key: Key
+    masked_host: bytes | None
+
+
+class Upstreams:
+    def __init__(
+        self, catalog: Catalog, pool: Pool, control: tuple[str, int], cluster_token: str
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._control = control
+        self._token = cluster_token
+
+    def take(self, to: PortOfSandbox | Api, head: RequestHead) -> Ready | None:
+        """An idle tunnel, if there is one and nobody need be asked. Raises TrafficTokenError."""
+        if isinstance(to, Api):
+            tunnel = self._pool.take(_CONTROL_KEY, _max_idle_s(_CONTROL_KEY, head))
+            return None if tunnel is None else Ready(tunnel, _CONTROL_KEY, None)
+        route = self._catalog.fresh(to.sandbox_id)
+        if route is None:
+            return None
+        _admit(route, to, head)
+        return self._idle(route, to, head)
+
+    async def open(
+        self, to: PortOfSandbox | Api, head: RequestHead, *, fresh: bool = False
+    ) -> Ready:
+        """A tunnel, dialled if need be; `fresh`: in any case. Raises RefusalError."""
+        if isinstance(to, Api):
+            try:
+                return Ready(await open_direct(self._control), _CONTROL_KEY, None)
+            except OSError as error:
+                raise ControlUnreachableError from error
+        route = await self._catalog.find(to.sandbox_id)
+        _admit(route, to, head)
+        idle = None if fresh else self._idle(route, to, head)
+        if idle is not None:
+            return idle
+        try:
+            return await self._dial(route, to)
+        except SandboxNotFoundError:
+            # Moved, or a new life of it began, since control was asked.
+            self._catalog.expire(to.sandbox_id)
+            newer = await self._catalog.find(to.sandbox_id)
+            if newer == route:
+                raise
+            _admit(newer, to, head)
+            return await self._dial(newer, to)
+
+    def give(self, ready: Ready) -> None:
+        """Take back a tunnel whose exchange ended cleanly."""
+        keep_s = _KEEP_GUEST_S if ready.key.port == GUEST_PORT else _KEEP_OTHERS_S
+        self._pool.give(ready.key, ready.tunnel, keep_s)
+
+    async def explain(self, to: PortOfSandbox | Api) -> RefusalError:
+        """Why a tunnel ended without an answer, as the client should read it."""
+        if isinstance(to, Api):
+            return ControlUnreachableError()
+        self._catalog.expire(to.sandbox_id)
+        try:
+            await self._catalog.find(to.sandbox_id)
+        except RefusalError as refusal:
+            return refusal
+        return NoAnswerError(
+            to.sandbox_id, "The sandbox is running but the port closed the connection unanswered"
+        )
+
+    def _idle(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready | None:
+        key = Key(to.sandbox_id, route.generation, to.port)
+        tunnel = self._pool.take(key, _max_idle_s(key, head))
+        if tunnel is None:
+            return None
+        metrics.tunnels_reused.inc()
+        return Ready(tunnel, key, _masked_host(route, to.port))
+
+    async def _dial(self, route: Route, to: PortOfSandbox) -> Ready:
+        for pause_s in (*_DIAL_PAUSES_S, None):
+            try:
+                tunnel = await open_tunnel(route.node_ingress, to, route.generation, self._token)
+            except RefusedTunnelError as error:
+                raise _refusal(error.status, to) from error
+            except TimeoutError as error:
+                metrics.opened[metrics.Opened.UNREACHABLE].inc()
+                raise NoAnswerError(
+                    to.sandbox_id, "The sandbox is running but did not answer in time"
+                ) from error
+            except NotHttpError as error:
+                raise NoAnswerError(
+                    to.sandbox_id, "The port did not answer with valid HTTP/1.1"
+                ) from error
+            except ConnectionError as error:
+                metrics.opened[metrics.Opened.UNREACHABLE].inc()
+                if pause_s is None:
+                    raise _node_unreachable(to) from error
+                await asyncio.sleep(pause_s)
+            except OSError as error:
+                metrics.opened[metrics.Opened.UNREACHABLE].inc()
+                raise _node_unreachable(to) from error
+            else:
+                metrics.opened[metrics.Opened.OPEN].inc()
+                key = Key(to.sandbox_id, route.generation, to.port)
+                return Ready(tunnel, key, _masked_host(route, to.port))
+        raise AssertionError
+
+
+def _admit(route: Route, to: PortOfSandbox, head: RequestHead) -> None:
+    """Check the traffic token; the guest's port has a token of its own (contract e2b 5.3, 5.4)."""
+    if route.traffic_token is None or to.port == GUEST_PORT:
+        return
+    given = head.get(TRAFFIC_TOKEN_HEADER.encode())
+    if not given:
+        raise TrafficTokenError(to.sandbox_id, missing=True)
+    if not same(given, route.traffic_token):
+        raise TrafficTokenError(to.sandbox_id, missing=False)
+
+
+def _masked_host(route: Route, port: int) -> bytes | None:
+    if route.mask_request_host is None or port == GUEST_PORT:
+        return None
+    return route.mask_request_host.replace("${PORT}", str(port)).encode()
+
+
+def _max_idle_s(key: Key, head: RequestHead) -> float:
+    if key.port == GUEST_PORT or head.method in IDEMPOTENT:
+        return _KEEP_GUEST_S
+    return _KEEP_FOR_UNSAFE_S
+
+
+def _refusal(status: int, to: PortOfSandbox) -> RefusalError:
+    match status:
+        case 404 | 409:
+            metrics.opened[metrics.Opened.NOT_HERE].inc()
+            return SandboxNotFoundError(to.sandbox_id)
+        case 502:
+            metrics.opened[metrics.Opened.PORT_CLOSED].inc()
+            return PortClosedError(to.sandbox_id, to.port)
+        case 429 | 503:
+            metrics.opened[metrics.Opened.BUSY].inc()
+            return UnavailableError(
+                to.sandbox_id, "The sandbox has too many open connections, try again"
+            )
+        case 504:
+            metrics.opened[metrics.Opened.UNREACHABLE].inc()
+            return NoAnswerError(to.sandbox_id, "The sandbox is running but did not answer in time")
+        case _:
+            metrics.opened[metrics.Opened.UNREACHABLE].inc()
+            return _node_unreachable(to)
+
+
+def _node_unreachable(to: PortOfSandbox) -> RefusalError:
+    return UnavailableError(to.sandbox_id, "The sandbox's node cannot be reached, try again")
