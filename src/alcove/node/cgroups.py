@@ -6,7 +6,6 @@ be repeated. Version 1 keeps one directory per mounted hierarchy, version 2 one 
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -15,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alcove.node import pidfd
+from alcove.node import notify, pidfd
 
 _MOUNT = Path("/sys/fs/cgroup")
 _CPU_PERIOD_US = 100_000
@@ -29,8 +28,6 @@ _V1_CONTROLLERS = frozenset(
      "net_cls", "net_prio", "perf_event", "pids", "rdma"}
 )  # fmt: skip
 _V2_CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
-_IN_MODIFY = 0x2
-_IN_NONBLOCK = 0x800
 
 
 class CgroupError(Exception):
@@ -236,16 +233,16 @@ class Cgroup:
 
     def _watch_v1(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
         directory = self._layout.controllers["memory"] / self.path
-        notify = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        stack.callback(os.close, notify)
+        event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        stack.callback(os.close, event_fd)
         usage = os.open(directory / "memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, usage)
-        (directory / "cgroup.event_control").write_text(f"{notify} {usage} {threshold_bytes}")
-        return _on_readable(notify, stack)
+        (directory / "cgroup.event_control").write_text(f"{event_fd} {usage} {threshold_bytes}")
+        return notify.on_readable(event_fd, stack)
 
     def _watch_v2(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
         self._write("memory", "memory.high", threshold_bytes)
-        return _on_modified(self._file("memory", "memory.events"), stack)
+        return notify.on_modified(self._file("memory", "memory.events"), stack)
 
     def _memory_charged(self) -> int:
         v2 = self._layout.unified is not None
@@ -377,29 +374,3 @@ def _removed(directory: Path) -> bool:
             return False
         raise CgroupError(f"{directory}: cannot be removed: {error.strerror}") from error
     return True
-
-
-def _on_readable(fd: int, stack: contextlib.ExitStack) -> asyncio.Event:
-    """An event set whenever an eventfd or inotify descriptor has something; drained at once."""
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-
-    def drain() -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(fd, 4096)
-        event.set()
-
-    loop.add_reader(fd, drain)
-    stack.callback(loop.remove_reader, fd)
-    return event
-
-
-def _on_modified(file: Path, stack: contextlib.ExitStack) -> asyncio.Event:
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.inotify_init1(os.O_CLOEXEC | _IN_NONBLOCK)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "inotify_init1")
-    stack.callback(os.close, fd)
-    if libc.inotify_add_watch(fd, os.fsencode(file), _IN_MODIFY) < 0:
-        raise FileNotFoundError(ctypes.get_errno(), "inotify_add_watch", str(file))
-    return _on_readable(fd, stack)

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import structlog
 
 from alcove.node import pidfd
 from alcove.node.cgroups import Cgroup, CgroupError, Limits
-from alcove.node.drivers import bundle, instance, link, manifest, urpc
+from alcove.node.drivers import bundle, instance, link, manifest, runsc, urpc
 from alcove.node.drivers.driver import (
     Capability,
     DriverError,
@@ -35,35 +34,19 @@ from alcove.node.drivers.driver import (
     SnapshotDamagedError,
 )
 from alcove.node.drivers.instance import Instance, Phase
+from alcove.node.drivers.runsc import OLDEST_VERSION, START_LIMIT_S, Runsc
 from alcove.node.run import CommandError, run
 
 _log = structlog.get_logger(__name__)
 
-OLDEST_VERSION = (20240729, 0)
 _DIRECT_VERSIONS = frozenset({(20240729, 0)})
 """Versions whose control socket was read and tested; others are driven by the command line."""
 
 PIDS = 8192
-_CREATE_LIMIT_S = 30.0
-_START_LIMIT_S = 60.0
 _SNAPSHOT_LIMIT_S = 300.0
 _SNAPSHOT_RETRIES_S = (0.5, 1.5, 4.0)
 _FILES = ("checkpoint.img", "pages_meta.img", "pages.img")
 _LONGEST_SOCKET_PATH = 107
-
-_ENTER = """\
-console=$1; shift
-while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done
-shift
-exec "$@" </dev/null >>"$console" 2>&1
-"""
-"""Enter the control group before runsc does anything, so that stop() ends it wherever it is; the
-guest inherits the console from the command."""
-
-_HIDE = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
-_HIDE_SYSCTLS = ("unshare", "--mount", "sh", "-c", _HIDE, "sh")
-"""runsc 20240729 takes a network namespace that has net.core.rmem_default for the host's and
-refuses it; newer kernels have it in every namespace, so the command line must not see it."""
 
 
 def memory_limit_bytes(image: Image) -> int:
@@ -84,18 +67,17 @@ class GvisorDriver:
         {Capability.MEMORY_SNAPSHOT, Capability.DISK_LIMIT, Capability.NETWORK_POLICY}
     )
 
-    def __init__(self, runsc: str = "runsc", *, use_control_socket: bool = True) -> None:
-        self._runsc = runsc
+    def __init__(self, program: str = "runsc", *, use_control_socket: bool = True) -> None:
+        self._runsc = Runsc(program)
         self._use_control_socket = use_control_socket
-        self._version: tuple[int, int] | None = None
 
     async def problems(self) -> list[str]:
         found = []
         if os.geteuid() != 0:
             found.append("gVisor sandboxes need root; start the node as root")
-        if shutil.which(self._runsc) is None:
-            found.append(f"{self._runsc} is not installed; bin/packages installs it")
-        elif (version := await self.version()) < OLDEST_VERSION:
+        if shutil.which(self._runsc.program) is None:
+            found.append(f"{self._runsc.program} is not installed; bin/packages installs it")
+        elif (version := await self._runsc.version()) < OLDEST_VERSION:
             found.append(
                 f"runsc is version {version[0]}, older than {OLDEST_VERSION[0]}; bin/packages"
                 " installs a newer one"
@@ -105,16 +87,6 @@ class GvisorDriver:
         except CgroupError as error:
             found.append(str(error))
         return found
-
-    async def version(self) -> tuple[int, int]:
-        """Release date and revision of runsc, asked once."""
-        if self._version is None:
-            output = await run([self._runsc, "--version"], timeout_s=10)
-            match = re.search(r"(\d{8})\.(\d+)", output.stdout)
-            if match is None:
-                raise DriverError(f"{self._runsc} --version says no release: {output.stdout!r}")
-            self._version = int(match[1]), int(match[2])
-        return self._version
 
     async def prepare(self, place: Place, image: Image) -> None:
         if _occupant(place, Phase.PREPARED, image) is None:
@@ -130,7 +102,7 @@ class GvisorDriver:
             raise DriverError(f"image {image.build_id} has no snapshot; build the template")
         if _occupant(place, Phase.RUNNING, image) is not None:
             return
-        if not manifest.check(image.snapshot, self.name, await self._version_text()):
+        if not manifest.check(image.snapshot, self.name, await self._runsc.version_text()):
             await asyncio.to_thread(manifest.check_contents, image.snapshot)
         await self._start(place, image, image.snapshot)
 
@@ -142,21 +114,20 @@ class GvisorDriver:
             if occupant.direct:
                 await self._checkpoint(place, directory)
             else:
-                to = f"--image-path={directory}"
-                await self._cli(place, "checkpoint", "--leave-running", "--compression=none", to)
-            version = await self._version_text()
+                await self._runsc.checkpoint(place, directory)
+            version = await self._runsc.version_text()
             await asyncio.to_thread(manifest.write, directory, self.name, version)
 
     async def stop(self, place: Place) -> None:
         instance.forget(place.directory)
         await Cgroup(place.cgroup).kill()
-        for remains in (_bundle(place), _root(place)):
+        for remains in (runsc.bundle(place), runsc.root(place)):
             shutil.rmtree(remains, ignore_errors=True)
-        _runsc_log(place).unlink(missing_ok=True)
+        runsc.log(place).unlink(missing_ok=True)
 
     async def find(self, place: Place) -> Found:
         occupant = instance.read(place.directory)
-        if occupant is None or not _alive(occupant) or not _socket(place).exists():
+        if occupant is None or not _alive(occupant) or not runsc.control_socket(place).exists():
             return Found.GONE
         match occupant.phase:
             case Phase.RUNNING:
@@ -204,33 +175,42 @@ class GvisorDriver:
     async def _create(self, place: Place, image: Image) -> Instance:
         """Make an empty sentry wait in the place, whatever was there before."""
         await self.stop(place)
-        created = Instance(Phase.CREATING, _key(image))
-        instance.write(place.directory, created)
-        if len(os.fsencode(_socket(place))) > _LONGEST_SOCKET_PATH:
-            raise DriverError(f"{_socket(place)} is too long for a socket; use a shorter data_dir")
-        for directory in (_root(place), _bundle(place), place.disk, place.console.parent):
+        creating = Instance(Phase.CREATING, _key(image))
+        instance.write(place.directory, creating)
+        try:
+            return await self._create_container(place, image, creating)
+        except BaseException:
+            await asyncio.shield(self._undo(place, creating))
+            raise
+
+    async def _create_container(self, place: Place, image: Image, creating: Instance) -> Instance:
+        if len(os.fsencode(runsc.control_socket(place))) > _LONGEST_SOCKET_PATH:
+            raise DriverError(
+                f"{runsc.control_socket(place)} is too long for a socket; use a shorter data_dir"
+            )
+        for directory in (runsc.root(place), runsc.bundle(place), place.disk):
             directory.mkdir(parents=True, exist_ok=True)
-        (_bundle(place) / "config.json").write_text(json.dumps(bundle.config(place, image)))
-        pid_file = _bundle(place) / "pid"
+        _bound_console(place)
+        (runsc.bundle(place) / "config.json").write_text(json.dumps(bundle.config(place, image)))
         group = Cgroup(place.cgroup)
         group.create()
         # The sentry shows the guest as its memory whatever the limit is when it starts; after that
         # the limit gets the room that the sentry itself needs.
         group.limit(Limits(image.memory_mib << 20, image.vcpu_count, PIDS))
-        options = (f"--bundle={_bundle(place)}", f"--pid-file={pid_file}")
-        await self._cli(place, "create", *options, limit_s=_CREATE_LIMIT_S)
+        pid = await self._runsc.create(place)
         group.limit_memory(memory_limit_bytes(image))
-        pid = int(pid_file.read_text())
         started = pidfd.start_time(pid)
         if started is None:
-            raise DriverError(f"{place.name}: the new sandbox ended at once{_last_words(place)}")
-        created = replace(created, phase=Phase.PREPARED, pid=pid, pid_started=started)
+            raise DriverError(
+                f"{place.name}: the new sandbox ended at once{runsc.last_words(place)}"
+            )
+        created = replace(creating, phase=Phase.PREPARED, pid=pid, pid_started=started)
         _still_there(place, created)
         instance.write(place.directory, created)
         return created
 
     async def _start(self, place: Place, image: Image, snapshot: Path | None) -> None:
-        direct = self._use_control_socket and await self.version() in _DIRECT_VERSIONS
+        direct = self._use_control_socket and await self._runsc.version() in _DIRECT_VERSIONS
         occupant = _occupant(place, Phase.PREPARED, image) or await self._create(place, image)
         try:
             if direct:
@@ -261,7 +241,9 @@ class GvisorDriver:
             stack.callback(os.close, device.fd)
             files = [] if snapshot is None else [snapshot / name for name in _FILES]
             fds = [stack.enter_context(_open(file)) for file in files]
-            call = functools.partial(urpc.call, _socket(place), timeout_s=_START_LIMIT_S)
+            call = functools.partial(
+                urpc.call, runsc.control_socket(place), timeout_s=START_LIMIT_S
+            )
             starting = replace(occupant, phase=Phase.STARTING)
             _still_there(place, occupant)
             instance.write(place.directory, starting)
@@ -280,10 +262,9 @@ class GvisorDriver:
         addresses = ["nsenter", f"--net={place.netns}", "ip", "-batch", "-"]
         await run(addresses, stdin=link.commands(), timeout_s=10)
         if snapshot is None:
-            await self._cli(place, "start")
+            await self._runsc.start(place)
         else:
-            options = (f"--bundle={_bundle(place)}", f"--image-path={snapshot}", "--detach")
-            await self._cli(place, "restore", *options)
+            await self._runsc.restore(place, snapshot)
         _still_there(place, starting)
         instance.write(place.directory, replace(starting, phase=Phase.RUNNING))
 
@@ -310,76 +291,27 @@ class GvisorDriver:
         with contextlib.ExitStack() as stack:
             fds = [stack.enter_context(_open(directory / name, write=True)) for name in _FILES]
             await urpc.call(
-                _socket(place),
+                runsc.control_socket(place),
                 "containerManager.Checkpoint",
                 {"metadata": {"compression": "none"}, "have_pages_file": True, "Resume": True},
                 fds,
                 timeout_s=_SNAPSHOT_LIMIT_S,
             )
 
-    async def _cli(
-        self, place: Place, command: str, *options: str, limit_s: float = _START_LIMIT_S
-    ) -> None:
-        """Run one runsc command on the place's container, inside the place's control group."""
-        entry = [str(file) for file in Cgroup(place.cgroup).entry_files()]
-        argv = [
-            "sh",
-            "-c",
-            _ENTER,
-            "sh",
-            str(place.console),
-            *entry,
-            "--",
-            *_HIDE_SYSCTLS,
-            self._runsc,
-        ]
-        argv += [*_flags(place), command, *options, place.name]
-        try:
-            await run(argv, timeout_s=limit_s)
-        except CommandError as error:
-            raise DriverError(
-                f"{place.name}: runsc {command} failed with exit code {error.exit_code}"
-                f"{_last_words(place)}"
-            ) from error
-
-    async def _version_text(self) -> str:
-        return "{}.{}".format(*await self.version())
-
-
-def _flags(place: Place) -> list[str]:
-    return [
-        f"--root={_root(place)}",
-        f"--log={_runsc_log(place)}",
-        "--platform=systrap",
-        "--network=sandbox",
-        f"--overlay2=root:dir={place.disk}",
-        "--file-access-mounts=exclusive",  # the bundle never changes: no look at the host per stat
-        "--cpu-num-from-quota",
-        "--net-disconnect-ok",
-        "--gso=false",
-    ]
-
-
-def _root(place: Place) -> Path:
-    return place.directory / "runsc"
-
-
-def _bundle(place: Place) -> Path:
-    return place.directory / "bundle"
-
-
-def _runsc_log(place: Place) -> Path:
-    return place.directory / "runsc.log"
-
-
-def _socket(place: Place) -> Path:
-    return _root(place) / f"runsc-{place.name}.sock"
-
 
 def _key(image: Image) -> str:
     """Equal for images that the same prepared container serves."""
     parts = (image.rootfs, image.agent, image.vcpu_count, image.memory_mib)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _bound_console(place: Place) -> None:
+    """Put the console on the size-limited disk: a guest may write to it without end."""
+    file = place.disk / "console.log"
+    file.touch(mode=0o600)
+    if place.console != file:
+        place.console.unlink(missing_ok=True)
+        place.console.symlink_to(file)
 
 
 def _occupant(place: Place, phase: Phase, image: Image | None = None) -> Instance | None:
@@ -389,7 +321,7 @@ def _occupant(place: Place, phase: Phase, image: Image | None = None) -> Instanc
         return None
     if image is not None and occupant.image_key != _key(image):
         return None
-    return occupant if _socket(place).exists() else None
+    return occupant if runsc.control_socket(place).exists() else None
 
 
 def _alive(occupant: Instance) -> bool:
@@ -407,14 +339,6 @@ def _cause(place: Place, status: str | None) -> str:
     if Cgroup(place.cgroup).oom_kills() > 0:
         return "out of memory"
     return status or "unknown"
-
-
-def _last_words(place: Place) -> str:
-    with contextlib.suppress(OSError):
-        words = _runsc_log(place).read_text(errors="replace").strip()
-        if words:
-            return f": {words[-1000:]}"
-    return ""
 
 
 @contextlib.contextmanager
