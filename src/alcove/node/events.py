@@ -32,6 +32,10 @@ class Events:
         self._ring.append(NodeEvent(self._last, self._now(), kind, subject, reason, detail))
         self._wake()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """End every stream: the process is about to end."""
         self._closed = True
@@ -42,10 +46,10 @@ class Events:
 
         Ends when the follower has missed something or the node stops.
         """
-        yield NodeEvent(self._last, self._now(), "hello", detail=self.boot_id)
         position = min(after, self._last)
         if self._missed(position):
             position = self._last
+        yield NodeEvent(self._last, self._now(), "hello", detail=self.boot_id)
         while not self._closed and not self._missed(position):
             news = self._news
             for event in self._since(position):

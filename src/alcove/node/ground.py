@@ -63,8 +63,15 @@ class Ground(Protocol):
         """The memory in use, each time it has risen to the threshold."""
         ...
 
-    async def lend_memory(self, place: Place, size: Size, *, lend: bool) -> None:
-        """Raise the memory limit for an emergency, or take that back."""
+    def lend_memory(self, place: Place) -> int:
+        """Raise the memory limit for an emergency; the limit to go back to.
+
+        Raises CgroupError if the place is gone.
+        """
+        ...
+
+    def limit_memory(self, place: Place, limit_bytes: int) -> bool:
+        """Set the memory limit; False if more is in use, or the place is gone."""
         ...
 
     def out_of_memory(self, place: Place) -> bool:
@@ -115,8 +122,13 @@ class PlainGround:
         return
         yield 0
 
-    async def lend_memory(self, place: Place, size: Size, *, lend: bool) -> None:
-        """A guest without limits needs no loan."""
+    def lend_memory(self, place: Place) -> int:
+        del place
+        return 0
+
+    def limit_memory(self, place: Place, limit_bytes: int) -> bool:
+        del place, limit_bytes
+        return True
 
     def out_of_memory(self, place: Place) -> bool:
         del place

@@ -9,13 +9,14 @@ from typing import Any
 import structlog
 
 from alcove.concurrency import spawn
+from alcove.node import metrics
 from alcove.node.drivers.driver import Driver, Image, Place
 from alcove.node.events import Events
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import EndedProcess, GuestClient
 from alcove.node.idleness import Idleness
 from alcove.node.logs import SandboxLog
-from alcove.node.memory_guard import guard_memory
+from alcove.node.memory_guard import MemoryGuard
 from alcove.node.meter import Meter
 from alcove.node.places import Places
 from alcove.node.records import Record, Records
@@ -43,7 +44,6 @@ class Surroundings:
     records: Records
     events: Events
     starter: Starter
-    memory_headroom_mib: int
     memory_guard_percent: int
     quiet_after_s: float
     tunnels_per_sandbox: int
@@ -108,6 +108,11 @@ class Life:
     def usage(self) -> SandboxUsage | None:
         return None if self._meter is None else self._meter.sample(time.time())
 
+    def guest(self) -> GuestClient:
+        """The agent inside. Only while the sandbox runs."""
+        assert self.place is not None
+        return GuestClient(self._around.driver, self.place, self.record.spec.access_token)
+
     def leave(self) -> None:
         """The node ends and the sandbox goes on without it."""
         for task in self._work:
@@ -170,20 +175,16 @@ class Life:
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         self._meter = Meter(around.ground, place, size, self.record.started_at or time.time())
         self.idleness = Idleness(around.driver, place, around.quiet_after_s)
-        limit_mib = spec.memory_mib + around.memory_headroom_mib
         self._do(self._watch(place), "watch")
         self._do(self.idleness.run(), "idleness")
-        self._do(
-            guard_memory(
-                around.ground,
-                place,
-                size,
-                threshold_bytes=limit_mib * 2**20 * around.memory_guard_percent // 100,
-                guest=GuestClient(around.driver, place, spec.access_token),
-                tell=self._tell_ended,
-            ),
-            "memory guard",
+        guard = MemoryGuard(
+            around.ground,
+            place,
+            threshold_bytes=spec.memory_mib * 2**20 * around.memory_guard_percent // 100,
+            guest=self.guest(),
+            tell=self._tell_ended,
         )
+        self._do(guard.run(), "memory guard")
 
     async def _watch(self, place: Place) -> None:
         detail = await self._around.driver.ended(place)
@@ -221,11 +222,16 @@ class Life:
         record = self.record
         at, log = time.time(), self.log
         if self.state is State.RUNNING:
+            metrics.starts.labels(metrics.Outcome.OK).inc()
+            metrics.start_seconds.observe(record.timings_ms["total"] / 1000)
             self._around.events.emit("sandbox.running", record.sandbox_id)
             log.add(at, "info", "sandbox started", slot=str(record.slot))
             _log.info("sandbox.started", sandbox_id=record.sandbox_id, **record.timings_ms)
         else:
             reason = record.stop_reason or StopReason.KILLED
+            metrics.stops.labels(reason).inc()
+            if reason is StopReason.START_FAILED:
+                metrics.starts.labels(metrics.Outcome.FAILED).inc()
             self._around.events.emit(
                 "sandbox.stopped", record.sandbox_id, reason=reason, detail=record.detail
             )
@@ -237,6 +243,7 @@ class Life:
         self._changed = asyncio.Event()
 
     def _tell_ended(self, ended: EndedProcess) -> None:
+        metrics.processes_ended.inc()
         text = (
             f"process {ended.pid} ({ended.command}) used {ended.rss_bytes // 2**20} MiB and was "
             "ended: the sandbox was running out of memory"

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from alcove.concurrency import spawn
+from alcove.node import metrics
 from alcove.node.drivers.driver import Driver, Image, Place
 from alcove.node.errors import NoCapacityError
 from alcove.node.ground import Ground, Size
@@ -87,8 +88,9 @@ class Places:
         self._wish(wish)
         waiting = self._pool.get(wish.key)
         if waiting:
-            self._work.set()
+            metrics.places_taken.labels(metrics.PlaceSource.PREPARED).inc()
             return Taken(waiting.popleft(), prepared=True)
+        metrics.places_taken.labels(metrics.PlaceSource.MADE).inc()
         return Taken(await self._make(size), prepared=False)
 
     def release(self, place: Place) -> None:

@@ -40,10 +40,10 @@ class Settings(BaseSettings):
     slots_max: int = Field(default=2000, ge=1)
     """How many places, and so sandboxes, there may be at once."""
 
-    prepared_places: int = Field(default=3, ge=0)
+    places_ready: int = Field(default=3, ge=0)
     """Places held prepared for each image that was wanted lately; 0 prepares none."""
 
-    prepared_places_total: int = Field(default=12, ge=0)
+    places_ready_total: int = Field(default=12, ge=0)
     """Prepared places of all images together."""
 
     starts_at_once: int = Field(default=max(4, 2 * (os.cpu_count() or 1)), ge=1)
@@ -55,11 +55,8 @@ class Settings(BaseSettings):
     memory_reserve_mib: int = Field(default=512, ge=0)
     """With less memory than this available, new sandboxes are refused and none are prepared."""
 
-    memory_headroom_mib: int = Field(default=192, ge=0)
-    """Added to a sandbox's memory for what its isolation itself uses."""
-
-    memory_guard_percent: int = Field(default=90, ge=10, le=100)
-    """At this share of its memory limit a sandbox's largest process is ended."""
+    memory_guard_percent: int = Field(default=95, ge=10, le=100)
+    """When a sandbox uses this share of its memory, its largest process is ended."""
 
     process_limit: int = Field(default=2000, ge=16)
     """Processes a user inside a sandbox may have."""

@@ -114,6 +114,10 @@ class Supervisor:
         """Sandboxes that have, or will have, something running."""
         return len(self._lives)
 
+    def builds(self) -> set[BuildId]:
+        """Builds that live sandboxes were started from."""
+        return {life.record.spec.build_id for life in self._lives.values()}
+
     async def adopt(self) -> None:
         """Take over what a former process left; once, before anything is asked."""
         for record in self._around.records.read_all():

@@ -1,0 +1,98 @@
+"""The places of a real driver: network namespaces, control groups and disks of one instance.
+
+The driver enters and limits the control group itself; here it is measured, lent memory and removed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+
+from alcove.node import disks
+from alcove.node.cgroups import Cgroup, CgroupError
+from alcove.node.drivers.driver import Place
+from alcove.node.ground import Size, Used, numbered, remove_tree
+from alcove.node.network import Network
+
+_log = structlog.get_logger()
+
+_LOAN_BYTES = 512 << 20
+
+
+class KernelGround:
+    """Makes, finds and removes what the slots of one instance have."""
+
+    def __init__(self, network: Network, slots_directory: Path) -> None:
+        self._network = network
+        self._slots = slots_directory
+        self._group = f"/{network.instance}"
+
+    def place(self, slot: int) -> Place:
+        link = self._network.link(slot)
+        directory = self._slots / str(slot)
+        return Place(
+            slot=slot,
+            name=link.name,
+            directory=directory,
+            netns=link.netns,
+            veth=link.veth,
+            address=str(link.address),
+            cgroup=f"{self._group}/{slot}",
+            disk=directory / "disk",
+            console=directory / "console.log",
+        )
+
+    async def make(self, place: Place, size: Size) -> None:
+        place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(disks.create(place.directory, size.disk_mib))
+            tasks.create_task(self._network.create(place.slot))
+
+    async def remove(self, place: Place) -> None:
+        await Cgroup(place.cgroup).remove()
+        await disks.remove(place.directory)
+        await self._network.remove(place.slot)
+        await remove_tree(place.directory)
+
+    async def slots(self) -> set[int]:
+        groups = {int(name) for name in Cgroup(self._group).children() if name.isdecimal()}
+        return numbered(self._slots) | groups | await self._network.slots()
+
+    async def refuse_internet(self, place: Place) -> None:
+        await self._network.set_internet(place.slot, allowed=False)
+
+    def usage(self, place: Place) -> Used:
+        """Zeros for what is gone: the last look crosses the end of a sandbox."""
+        try:
+            group = Cgroup(place.cgroup).usage()
+            disk = disks.usage(place.directory)
+        except (CgroupError, OSError):
+            return Used()
+        return Used(
+            cpu_seconds=group.cpu_seconds,
+            memory=group.memory_used,
+            memory_cache=group.memory_cache,
+            disk=disk.used_bytes,
+            disk_total=disk.total_bytes,
+        )
+
+    def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
+        return Cgroup(place.cgroup).memory_above(threshold_bytes)
+
+    def lend_memory(self, place: Place) -> int:
+        group = Cgroup(place.cgroup)
+        limit = group.memory_limit()
+        group.limit_memory(limit + _LOAN_BYTES)
+        return limit
+
+    def limit_memory(self, place: Place, limit_bytes: int) -> bool:
+        try:
+            Cgroup(place.cgroup).limit_memory(limit_bytes)
+        except CgroupError as error:
+            _log.info("memory.limit_not_lowered", place=place.name, error=str(error))
+            return False
+        return True
+
+    def out_of_memory(self, place: Place) -> bool:
+        return Cgroup(place.cgroup).oom_kills() > 0

@@ -1,0 +1,94 @@
+"""Template builds for the fake driver: a recipe by its name, no files, ready at once."""
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from alcove.concurrency import spawn
+from alcove.node.drivers.driver import Driver, Image
+from alcove.node.errors import InvalidRequestError, NotHereError
+from alcove.node.events import Events
+from alcove.node.ground import Size
+from alcove.node.places import Places
+from alcove.node.recipes import Recipes
+from alcove.wire.ids import BuildId
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry
+from alcove.wire.states import BuildState
+
+
+class PlainImages:
+    """Builds kept in memory; their snapshots in a directory that is this process's own."""
+
+    def __init__(
+        self, directory: Path, recipes: Recipes, driver: Driver, places: Places, events: Events
+    ) -> None:
+        self._directory = directory
+        self._recipes = recipes
+        self._driver = driver
+        self._places = places
+        self._events = events
+        self._builds: dict[BuildId, ImageReport] = {}
+        self._turn = asyncio.Lock()
+
+    def build(self, spec: ImageSpec) -> ImageReport:
+        if spec.recipe not in self._recipes.names():
+            raise InvalidRequestError(f"there is no recipe {spec.recipe!r}")
+        if spec.build_id not in self._builds:
+            self._builds[spec.build_id] = ImageReport(
+                build_id=spec.build_id,
+                template_id=spec.template_id,
+                recipe=spec.recipe,
+                state=BuildState.BUILDING,
+                vcpu_count=spec.vcpu_count,
+                memory_mib=spec.memory_mib,
+                disk_mib=spec.disk_mib,
+                agent_version=AGENT_VERSION,
+            )
+            spawn(self._make(spec), name=f"build {spec.build_id}")
+        return self._builds[spec.build_id]
+
+    def get(self, build_id: BuildId) -> Image | None:
+        report = self._builds.get(build_id)
+        if report is None or report.state is not BuildState.READY:
+            return None
+        return self._image(report, self._snapshot(build_id))
+
+    def report(self, build_id: BuildId) -> ImageReport | None:
+        return self._builds.get(build_id)
+
+    def reports(self) -> list[ImageReport]:
+        return list(self._builds.values())
+
+    def log(self, build_id: BuildId, after: int) -> list[LogEntry]:
+        report = self._builds.get(build_id)
+        if report is None:
+            raise NotHereError(f"there is no build {build_id} on this node")
+        entries = [LogEntry(1, time.time(), "info", f"Build of {report.recipe}: {report.state}")]
+        return entries if after < 1 else []
+
+    def recipes(self) -> list[str]:
+        return self._recipes.names()
+
+    async def _make(self, spec: ImageSpec) -> None:
+        report = self._builds[spec.build_id]
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        async with self._turn, self._places.scratch(size) as place:
+            await self._driver.boot(place, self._image(report, None))
+            await self._driver.snapshot(place, self._snapshot(spec.build_id))
+        ready = replace(report, state=BuildState.READY, finished_at=time.time())
+        self._builds[spec.build_id] = ready
+        self._events.emit("image.ready", spec.build_id)
+
+    def _snapshot(self, build_id: BuildId) -> Path:
+        return self._directory / build_id / "snapshot"
+
+    def _image(self, report: ImageReport, snapshot: Path | None) -> Image:
+        return Image(
+            build_id=report.build_id,
+            rootfs=self._directory,
+            agent=self._directory,
+            snapshot=snapshot,
+            vcpu_count=report.vcpu_count,
+            memory_mib=report.memory_mib,
+        )

@@ -1,0 +1,320 @@
+"""The node daemon: `python -m alcove.node.main` serves, `... purge` removes what it made.
+
+The only place where the parts of a node meet. At SIGTERM it stops serving and leaves its sandboxes
+running; the next one adopts them. One daemon per data directory: it holds a lock while it lives.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from alcove import telemetry
+from alcove.concurrency import every, spawn
+from alcove.node import metrics, pidfd, reconcile, uplink
+from alcove.node.drivers.driver import Driver
+from alcove.node.drivers.fake import FakeDriver
+from alcove.node.drivers.gvisor import GvisorDriver
+from alcove.node.errors import NodeBusyError, NodeError
+from alcove.node.events import Events
+from alcove.node.ground import Ground, PlainGround
+from alcove.node.ground_kernel import KernelGround
+from alcove.node.images import Images, Workshop
+from alcove.node.images_plain import PlainImages
+from alcove.node.ingress import Ingress
+from alcove.node.life import Surroundings
+from alcove.node.network import Network
+from alcove.node.places import Limits, Places, memory_available_mib
+from alcove.node.recipes import Recipes
+from alcove.node.records import Record, Records
+from alcove.node.resolver import Resolver
+from alcove.node.rootfs import RootfsStore
+from alcove.node.routes import Api
+from alcove.node.settings import Settings
+from alcove.node.start import Starter
+from alcove.node.supervisor import Supervisor
+from alcove.wire.ids import NodeId
+from alcove.wire.states import NodeSandboxState, StopReason
+
+_log = structlog.get_logger()
+
+_ETHERNET_MTU = 1500
+_GRACE_S = 3
+_COLLECT_PERIOD_S = 600.0
+
+
+class Machine:
+    """The kernel's side of a node: driver, ground and, for a real driver, network and resolver."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._slots = settings.data_dir / "slots"
+        self.records = Records(settings.data_dir / "sandboxes")
+        self._network: Network | None = None
+        self.resolver: Resolver | None = None
+        self.driver: Driver
+        self.ground: Ground
+        if settings.driver == "fake":
+            self.driver = FakeDriver()
+            self.ground = PlainGround(settings.instance, self._slots)
+        else:
+            self.driver = GvisorDriver()
+            network = Network(settings.instance, settings.slot_network, mtu=_mtu())
+            self.ground = KernelGround(network, self._slots)
+            self.resolver = Resolver(network.rules.host_address, settings.data_dir / "run")
+            self._network = network
+
+    @property
+    def slots_max(self) -> int:
+        if self._network is None:
+            return self._settings.slots_max
+        return min(self._settings.slots_max, self._network.slots_max - 1)
+
+    async def setup(self) -> None:
+        if self._network is not None:
+            pidfd.become_subreaper()
+            await self._network.setup()
+
+    async def purge(self) -> str:
+        """End every sandbox and remove everything of this instance from the kernel."""
+        for record in self.records.read_all():
+            if record.state is not NodeSandboxState.STOPPED:
+                self.records.write(_killed(record))
+        slots = await self.ground.slots()
+        for slot in sorted(slots):
+            place = self.ground.place(slot)
+            await self.driver.stop(place)
+            await self.ground.remove(place)
+        if self.resolver is not None:
+            await self.resolver.stop()
+        if self._network is not None:
+            await self._network.teardown()
+        return f"removed {len(slots)} places"
+
+
+class Node:
+    """Everything that one node daemon runs."""
+
+    def __init__(self, settings: Settings, machine: Machine, cluster_token: str) -> None:
+        self._settings = settings
+        self._machine = machine
+        self.events = Events()
+        self.places = Places(
+            machine.ground,
+            machine.driver,
+            Limits(
+                slots=machine.slots_max,
+                prepared_per_image=settings.places_ready,
+                prepared_total=settings.places_ready_total,
+                memory_reserve_mib=settings.memory_reserve_mib,
+            ),
+        )
+        self._extra_ca_pem = uplink.extra_ca_pem()
+        self._cluster_token = cluster_token
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> ASGIApp:
+        """Adopt what runs, sweep the rest, begin to work; the API to serve."""
+        settings, machine = self._settings, self._machine
+        await machine.setup()
+        self.images = await self._open_images()
+        around = Surroundings(
+            driver=machine.driver,
+            ground=machine.ground,
+            places=self.places,
+            records=machine.records,
+            events=self.events,
+            starter=Starter(
+                machine.driver,
+                machine.ground,
+                self.places,
+                at_once=settings.starts_at_once,
+                timeout_s=settings.start_timeout_s,
+                process_limit=settings.process_limit,
+                extra_ca_pem=self._extra_ca_pem,
+            ),
+            memory_guard_percent=settings.memory_guard_percent,
+            quiet_after_s=settings.quiet_after_s,
+            tunnels_per_sandbox=settings.tunnels_per_sandbox,
+        )
+        self.supervisor = Supervisor(around, self.images.get)
+        await self.supervisor.adopt()
+        await self.places.sweep()
+        self._work()
+        self.ingress = Ingress(machine.driver, self.supervisor.running, self._cluster_token)
+        metrics.follow(
+            lambda: self.supervisor.count, lambda: self.places.prepared, memory_available_mib
+        )
+        api = Api(
+            node_id=NodeId(socket.gethostname()),
+            driver=machine.driver,
+            supervisor=self.supervisor,
+            places=self.places,
+            images=self.images,
+            events=self.events,
+            data_dir=settings.data_dir,
+        )
+        return api.app(self._cluster_token)
+
+    async def close(self) -> None:
+        """Stop working; sandboxes run on, prepared places are left for the next sweep."""
+        for task in self._tasks:
+            task.cancel()
+        self.events.close()
+        self.ingress.close()
+        self.supervisor.leave()
+        if isinstance(self.images, Images):
+            await self.images.close()
+
+    async def _open_images(self) -> Images | PlainImages:
+        recipes, driver = Recipes(), self._machine.driver
+        directory = self._settings.data_dir
+        if not isinstance(driver, GvisorDriver):
+            plain = directory / "images" / "plain"
+            return PlainImages(plain, recipes, driver, self.places, self.events)
+        version, revision = await driver.version()
+        images = Images(
+            directory,
+            Workshop(
+                recipes=recipes,
+                rootfs=RootfsStore(directory, self._extra_ca_pem),
+                driver=driver,
+                driver_version=f"{version}.{revision}",
+                places=self.places,
+                events=self.events,
+            ),
+        )
+        await images.open()
+        return images
+
+    def _work(self) -> None:
+        supervisor, places, images = self.supervisor, self.places, self.images
+        work = [
+            places.run(),
+            reconcile.prepare_ready_images(self.events, images, places),
+            every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places)),
+        ]
+        if self._machine.resolver is not None:
+            work.append(self._machine.resolver.run())
+        if isinstance(images, Images):
+            work.append(every(_COLLECT_PERIOD_S, lambda: images.collect(supervisor.builds())))
+        self._tasks = [spawn(task, name="node work") for task in work]
+
+
+def main() -> None:
+    if sys.argv[1:] not in ([], ["purge"]):
+        sys.exit("usage: python -m alcove.node.main [purge]")
+    settings = Settings()
+    telemetry.configure("node", settings.log_level)
+    settings.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        with _sole_owner(settings.data_dir):
+            if sys.argv[1:]:
+                sys.stdout.write(uvloop.run(Machine(settings).purge()) + "\n")
+            else:
+                uvloop.run(serve(settings, _cluster_token(settings.data_dir)))
+    except NodeError as error:
+        sys.exit(f"the node daemon: {error}")
+
+
+async def serve(settings: Settings, cluster_token: str) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    machine = Machine(settings)
+    problems = await machine.driver.problems()
+    if problems:
+        raise NodeError("; ".join(problems))
+    node = Node(settings, machine, cluster_token)
+    app = await node.open()
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, ended.set)
+    await node.ingress.listen(settings.host, settings.ingress_port)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+    )
+    serving = spawn(server.serve(), name="API")
+    ending = spawn(ended.wait(), name="signal")
+    _log.info("node.serving", port=settings.port, driver=machine.driver.name)
+    await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
+    await node.close()
+    server.should_exit = True
+    await serving
+    _log.info("node.ended", sandboxes=node.supervisor.count)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: sandboxes and streams have to be told first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _sole_owner(data_dir: Path) -> Iterator[TextIO]:
+    path = data_dir / "run" / "node.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NodeBusyError(
+                f"another node daemon works in {data_dir}: stop it first (`alcove down`)"
+            ) from error
+        yield file
+
+
+def _cluster_token(data_dir: Path) -> str:
+    path = data_dir / "cluster.key"
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise NodeError(f"{path} cannot be read ({error}): `alcove up` makes it") from error
+    if not token:
+        raise NodeError(f"{path} is empty: remove it and run `alcove up`")
+    return token
+
+
+def _mtu() -> int:
+    try:
+        return uplink.uplink().mtu
+    except uplink.NoUplinkError as error:
+        _log.warning("node.no_uplink", error=str(error))
+        return _ETHERNET_MTU
+
+
+def _killed(record: Record) -> Record:
+    return replace(
+        record,
+        spec=replace(record.spec, access_token="", env_vars={}),
+        state=NodeSandboxState.STOPPED,
+        slot=None,
+        stopped_at=time.time(),
+        stop_reason=StopReason.KILLED,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""All metrics of the node daemon; no ids in labels. Listed in docs/reference/metrics-node.md."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from alcove.wire.states import StopReason
+
+
+class TunnelOutcome(StrEnum):
+    OPENED = "opened"
+    BAD_REQUEST = "bad_request"
+    UNAUTHENTICATED = "unauthenticated"
+    NOT_HERE = "not_here"
+    PORT_CLOSED = "port_closed"
+    TOO_MANY = "too_many"
+
+
+class PlaceSource(StrEnum):
+    PREPARED = "prepared"
+    MADE = "made"
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+
+
+starts = Counter("alcove_node_sandboxes_started", "Starts of sandboxes.", ["outcome"])
+start_seconds = Histogram(
+    "alcove_node_start_seconds",
+    "Time of a successful start, waiting for its turn included.",
+    buckets=(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60),
+)
+stops = Counter("alcove_node_sandboxes_stopped", "Ends of sandboxes.", ["reason"])
+places_taken = Counter(
+    "alcove_node_places_taken", "Places handed out; a prepared one is a pool hit.", ["source"]
+)
+tunnels_opened = Counter(
+    "alcove_node_tunnels_opened", "Tunnels the edge asked for, by what came of it.", ["outcome"]
+)
+processes_ended = Counter(
+    "alcove_node_processes_ended", "Processes ended because their sandbox ran out of memory."
+)
+_sandboxes = Gauge("alcove_node_sandboxes_count", "Sandboxes starting, running or stopping.")
+_places_prepared = Gauge("alcove_node_places_prepared_count", "Places waiting to be taken.")
+_memory_available = Gauge(
+    "alcove_node_memory_available_bytes", "What the kernel says could still be used."
+)
+
+for _outcome in Outcome:
+    starts.labels(_outcome)
+for _reason in StopReason:
+    stops.labels(_reason)
+for _source in PlaceSource:
+    places_taken.labels(_source)
+for _tunnel in TunnelOutcome:
+    tunnels_opened.labels(_tunnel)
+
+
+def follow(
+    sandboxes: Callable[[], int],
+    places_prepared: Callable[[], int],
+    memory_available_mib: Callable[[], int],
+) -> None:
+    """Have the gauges look at the node when they are read."""
+    _sandboxes.set_function(sandboxes)
+    _places_prepared.set_function(places_prepared)
+    _memory_available.set_function(lambda: memory_available_mib() * 2**20)
+
+
+registry = REGISTRY

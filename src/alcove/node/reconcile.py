@@ -1,0 +1,51 @@
+"""Makes what is on this machine match what is known: one step, without input, at any time."""
+
+from typing import Protocol
+
+import structlog
+
+from alcove.node.drivers.driver import Image
+from alcove.node.events import Events
+from alcove.node.ground import Size
+from alcove.node.places import Places
+from alcove.node.supervisor import Supervisor
+from alcove.wire.ids import BuildId
+from alcove.wire.node import ImageReport
+from alcove.wire.states import BuildState
+
+_log = structlog.get_logger()
+
+PERIOD_S = 30.0
+
+
+async def step(supervisor: Supervisor, places: Places) -> None:
+    """Clear slots that nobody owns, forget sandboxes that stopped long ago.
+
+    What a live sandbox needs is not looked after here: its own task is told by the kernel.
+    """
+    strays = await places.sweep()
+    if strays:
+        _log.warning("places.strays_found", count=strays)
+    supervisor.forget_old()
+
+
+class ReadyImages(Protocol):
+    def get(self, build_id: BuildId) -> Image | None: ...
+
+    def reports(self) -> list[ImageReport]: ...
+
+
+async def prepare_ready_images(events: Events, images: ReadyImages, places: Places) -> None:
+    """Have places prepared for every image as soon as it is ready."""
+    while not events.closed:
+        # Every stream begins with a hello: then, and after each build, all images are looked at.
+        async for event in events.follow(0):
+            if event is not None and event.kind in {"hello", "image.ready"}:
+                _want_ready(images, places)
+
+
+def _want_ready(images: ReadyImages, places: Places) -> None:
+    for report in sorted(images.reports(), key=lambda report: report.finished_at or 0.0):
+        image = images.get(report.build_id)
+        if report.state is BuildState.READY and not report.stale and image is not None:
+            places.want(image, Size(report.vcpu_count, report.memory_mib, report.disk_mib))

@@ -1,0 +1,302 @@
+"""The node's API (wire/node.py): HTTP in, HTTP out, nothing else."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from alcove import __version__
+from alcove.node.drivers.driver import Driver, Image
+from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
+from alcove.node.events import Events
+from alcove.node.places import Places, memory_available_mib
+from alcove.node.supervisor import Supervisor
+from alcove.wire.errors import ErrorCode, Problem
+from alcove.wire.ids import BuildId, InvalidIdError, NodeId, SandboxId, parse_sandbox_id
+from alcove.wire.node import ImageReport, ImageSpec, LogEntry, NodeReport, SandboxSpec
+from alcove.wire.states import StopReason
+from alcove.wire.tokens import same
+
+_BODY_MAX_BYTES = 1 << 20
+_OPEN_PATHS = {"/health", "/metrics"}
+_M = TypeVar("_M", SandboxSpec, ImageSpec)
+
+
+class ImageStore(Protocol):
+    """Template builds: images.py makes real ones, images_plain.py those of the fake driver."""
+
+    def build(self, spec: ImageSpec) -> ImageReport: ...
+
+    def get(self, build_id: BuildId) -> Image | None: ...
+
+    def report(self, build_id: BuildId) -> ImageReport | None: ...
+
+    def reports(self) -> list[ImageReport]: ...
+
+    def log(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
+
+    def recipes(self) -> list[str]: ...
+
+
+class Api:
+    """The handlers, and what they ask."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        driver: Driver,
+        supervisor: Supervisor,
+        places: Places,
+        images: ImageStore,
+        events: Events,
+        data_dir: Path,
+    ) -> None:
+        self._node_id = node_id
+        self._driver = driver
+        self._supervisor = supervisor
+        self._places = places
+        self._images = images
+        self._events = events
+        self._data_dir = data_dir
+
+    def app(self, cluster_token: str) -> ASGIApp:
+        routes = [
+            Route("/health", _health),
+            Route("/metrics", _metrics),
+            Route("/v1/node", self._node),
+            Route("/v1/events", self._follow),
+            Route("/v1/sandboxes", self._sandboxes, methods=["GET"]),
+            Route("/v1/sandboxes", self._stop_all, methods=["DELETE"]),
+            Route("/v1/sandboxes/usage", self._usages),
+            Route("/v1/sandboxes/{id}", self._start, methods=["PUT"]),
+            Route("/v1/sandboxes/{id}", self._sandbox, methods=["GET"]),
+            Route("/v1/sandboxes/{id}", self._stop, methods=["DELETE"]),
+            Route("/v1/sandboxes/{id}/usage", self._usage),
+            Route("/v1/sandboxes/{id}/logs", self._sandbox_log),
+            Route("/v1/images", self._image_list),
+            Route("/v1/images/{id}", self._build, methods=["PUT"]),
+            Route("/v1/images/{id}", self._image, methods=["GET"]),
+            Route("/v1/images/{id}/logs", self._image_log),
+        ]
+        handlers: dict[Any, Any] = {
+            NodeError: _answer_node_error,
+            404: _answer_http_error,
+            405: _answer_http_error,
+            500: _answer_bug,
+        }
+        return _Guarded(Starlette(routes=routes, exception_handlers=handlers), cluster_token)
+
+    async def _start(self, request: Request) -> Response:
+        spec = await _read(request, SandboxSpec)
+        if spec.sandbox_id != _sandbox_id(request):
+            raise InvalidRequestError("the sandbox id in the path and in the body differ")
+        return JSONResponse((await self._supervisor.start(spec)).to_json())
+
+    async def _sandbox(self, request: Request) -> Response:
+        return JSONResponse(self._supervisor.report(_sandbox_id(request)).to_json())
+
+    async def _sandboxes(self, request: Request) -> Response:
+        del request
+        reports = [report.to_json() for report in self._supervisor.reports()]
+        return JSONResponse({"sandboxes": reports})
+
+    async def _stop(self, request: Request) -> Response:
+        await self._supervisor.stop(_sandbox_id(request), _reason(request))
+        return Response(status_code=204)
+
+    async def _stop_all(self, request: Request) -> Response:
+        await self._supervisor.stop_all(_reason(request))
+        return Response(status_code=204)
+
+    async def _usage(self, request: Request) -> Response:
+        return JSONResponse(self._supervisor.usage(_sandbox_id(request)).to_json())
+
+    async def _usages(self, request: Request) -> Response:
+        del request
+        usages = self._supervisor.usages()
+        return JSONResponse({"usage": {key: usage.to_json() for key, usage in usages.items()}})
+
+    async def _sandbox_log(self, request: Request) -> Response:
+        return _entries(self._supervisor.log(_sandbox_id(request), _number(request, "after")))
+
+    async def _build(self, request: Request) -> Response:
+        spec = await _read(request, ImageSpec)
+        if spec.build_id != request.path_params["id"]:
+            raise InvalidRequestError("the build id in the path and in the body differ")
+        return JSONResponse(self._images.build(spec).to_json())
+
+    async def _image(self, request: Request) -> Response:
+        build_id = BuildId(request.path_params["id"])
+        report = self._images.report(build_id)
+        if report is None:
+            raise NotHereError(f"build {build_id} is not known on this node")
+        return JSONResponse(report.to_json())
+
+    async def _image_list(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"images": [report.to_json() for report in self._images.reports()]})
+
+    async def _image_log(self, request: Request) -> Response:
+        build_id = BuildId(request.path_params["id"])
+        return _entries(self._images.log(build_id, _number(request, "after")))
+
+    async def _node(self, request: Request) -> Response:
+        del request
+        problems = await self._driver.problems()
+        disk = shutil.disk_usage(self._data_dir)
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        report = NodeReport(
+            node_id=self._node_id,
+            version=__version__,
+            driver=self._driver.name,
+            isolation=self._driver.isolation,
+            capabilities=sorted(self._driver.capabilities),
+            recipes=self._images.recipes(),
+            cpu_count=os.cpu_count() or 1,
+            memory_mib=pages // 2**20,
+            memory_free_mib=memory_available_mib(),
+            disk_free_mib=disk.free // 2**20,
+            sandboxes=self._supervisor.count,
+            slots_ready=self._places.prepared,
+            ready=not problems,
+            problems=problems,
+        )
+        return JSONResponse(report.to_json())
+
+    async def _follow(self, request: Request) -> Response:
+        after = _number(request, "after")
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for event in self._events.follow(after):
+                yield b"\n" if event is None else json.dumps(event.to_json()).encode() + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+class _Guarded:
+    """Lets in who has the cluster token; pure ASGI, so that streams stay streams."""
+
+    def __init__(self, app: ASGIApp, cluster_token: str) -> None:
+        self._app = app
+        self._authorization = f"Bearer {cluster_token}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+            headers = dict(scope["headers"])
+            given = headers.get(b"authorization", b"").decode("latin-1")
+            if not same(given, self._authorization):
+                problem = Problem(401, "the cluster token is needed", ErrorCode.UNAUTHENTICATED)
+                await _problem(problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _health(request: Request) -> Response:
+    del request
+    return Response(status_code=204)
+
+
+async def _metrics(request: Request) -> Response:
+    del request
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _read(request: Request, kind: type[_M]) -> _M:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_MAX_BYTES:
+            raise InvalidRequestError(f"the body is larger than {_BODY_MAX_BYTES} bytes")
+    try:
+        data = json.loads(body)
+    except ValueError as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidRequestError("the body is not a JSON object")
+    _check(data, kind)
+    return kind.from_json(data)
+
+
+def _check(data: dict[str, Any], kind: type[_M]) -> None:
+    """Refuse what does not have the fields' types, and sizes that make no sense."""
+    for field in fields(kind):
+        if field.name not in data:
+            if field.default is MISSING and field.default_factory is MISSING:
+                raise InvalidRequestError(f"{field.name} is missing")
+            continue
+        value = data[field.name]
+        expected: type[Any] = dict if field.default_factory is dict else _TYPES.get(field.name, str)
+        if type(value) is not expected or (isinstance(value, int) and value < _LEAST[expected]):
+            raise InvalidRequestError(f"{field.name} is not a valid {expected.__name__}")
+    env_vars = data.get("env_vars", {})
+    if not all(isinstance(text, str) for text in env_vars.values()):
+        raise InvalidRequestError("env_vars must map names to texts")
+
+
+_TYPES: dict[str, type[Any]] = {
+    "generation": int,
+    "vcpu_count": int,
+    "memory_mib": int,
+    "disk_mib": int,
+    "internet": bool,
+}
+_LEAST: dict[type[Any], int] = {int: 1, bool: 0}
+
+
+def _sandbox_id(request: Request) -> SandboxId:
+    text = request.path_params["id"]
+    try:
+        return parse_sandbox_id(text)
+    except InvalidIdError as error:
+        raise InvalidRequestError(f"{text!r} is not a sandbox id") from error
+
+
+def _reason(request: Request) -> StopReason:
+    text = request.query_params.get("reason", StopReason.KILLED)
+    try:
+        return StopReason(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"{text!r} is not a stop reason") from error
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise InvalidRequestError(f"{name} must be a number")
+    return int(text)
+
+
+def _entries(entries: list[LogEntry]) -> Response:
+    return JSONResponse({"entries": [entry.to_json() for entry in entries]})
+
+
+def _problem(problem: Problem) -> Response:
+    return JSONResponse(problem.body(), status_code=problem.status)
+
+
+async def _answer_node_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, NodeError)
+    return _problem(error.problem())
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    status: int = getattr(error, "status_code", 500)
+    code = ErrorCode.NOT_FOUND if status == 404 else ErrorCode.METHOD_NOT_ALLOWED
+    return _problem(Problem(status, f"{request.method} {request.url.path} is not served", code))
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    del request, error
+    return _problem(Problem(500, "internal error: see the node's log", ErrorCode.INTERNAL))
