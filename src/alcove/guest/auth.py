@@ -8,7 +8,7 @@ from alcove.wire import tokens
 
 TOKEN_HEADER = "x-access-token"  # noqa: S105 - the name of a header
 
-_UNAUTHORIZED = (
+UNAUTHORIZED = (
     "unauthorized access, please provide a valid access token or method signing if supported"
 )
 _OPERATIONS = {"GET": "read", "HEAD": "read", "POST": "write"}
@@ -20,7 +20,7 @@ def authorize(request: Request, environment: Environment) -> None:
         return
     offered = request.header(TOKEN_HEADER)
     if offered is None or not tokens.same(offered, environment.access_token):
-        raise HttpError(401, _UNAUTHORIZED)
+        raise HttpError(401, UNAUTHORIZED)
 
 
 def authorize_files(request: Request, environment: Environment) -> None:

@@ -19,9 +19,15 @@ class HttpError(Exception):
         self.status = status
         self.message = message
 
+    def response(self) -> "Response":
+        return Response.json({"code": self.status, "message": self.message}, self.status)
+
 
 class BodyTruncatedError(Exception):
     """The client went away before the whole request body had arrived."""
+
+    def __init__(self) -> None:
+        super().__init__("the request body ended before its announced length; send it again")
 
 
 @dataclass(slots=True)

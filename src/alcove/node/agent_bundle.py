@@ -181,7 +181,7 @@ def _omitted_from_stdlib(top_level_name: str) -> bool:
 def _guest_sources() -> Iterator[tuple[str, Path]]:
     ours = Path(alcove.__file__).parent
     yield "__main__.py", ours / "guest" / "__main__.py"
-    for name in ("__init__.py", "_version.py"):
+    for name in ("__init__.py", "_version.py", "concurrency.py"):
         yield f"alcove/{name}", ours / name
     yield from _sources(ours / "guest", "alcove/guest/")
     yield from _sources(ours / "wire", "alcove/wire/")

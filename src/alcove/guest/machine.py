@@ -1,0 +1,151 @@
+"""What /init changes outside the agent: name, clock, trust store, marker files.
+
+Every step may be repeated, and one the sandbox does not permit is skipped: a guest without it is
+better than none. `root` is where the files are ("/" in a sandbox); the kernel's own settings are
+touched only there.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+_MS_BIND = 4096
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_HOSTS_MARK = "# alcove"
+_CLOCK_TOLERANCE_S = 0.05
+
+_EXTRA_CA = "/run/alcove/ca.pem"
+_CA_SOURCES = "/usr/local/share/ca-certificates"
+# Where distributions keep all trusted certificates in one file; the first that exists is named to
+# programs, all that exist are extended.
+_CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
+_WHOLE_BUNDLE_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+)
+_CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
+
+
+class Machine:
+    def __init__(self, root: str = "/") -> None:
+        self._root = root.rstrip("/")
+
+    def mark(self, sandbox_id: str | None, template_id: str | None) -> None:
+        """Files by which programs notice that they are in a sandbox (contract e2b 4.6)."""
+        marks = {"SANDBOX": "true", "SANDBOX_ID": sandbox_id, "TEMPLATE_ID": template_id}
+        with _optional("marker files"):
+            for name, text in marks.items():
+                if text is not None:
+                    self._write(f"/run/e2b/.E2B_{name}", text)
+
+    def set_hostname(self, name: str) -> None:
+        with _optional("/etc/hosts"):
+            # sudo and others look their own host up; without a line they wait for DNS.
+            lines = [line for line in self._lines("/etc/hosts") if _HOSTS_MARK not in line]
+            self._write("/etc/hosts", "\n".join([*lines, f"127.0.1.1 {name} {_HOSTS_MARK}", ""]))
+        with _optional("/etc/hostname"):
+            self._write("/etc/hostname", f"{name}\n")
+        if not self._root and socket.gethostname() != name:
+            with _optional("hostname"):
+                socket.sethostname(name)
+
+    def set_clock(self, now_s: float) -> None:
+        if self._root or abs(time.time() - now_s) < _CLOCK_TOLERANCE_S:
+            return
+        with _optional("clock"):
+            time.clock_settime(time.CLOCK_REALTIME, now_s)
+
+    def set_boot_id(self, sandbox_id: str) -> None:
+        """A boot id of this sandbox's own: the same over pause and resume, no clone's."""
+        digest = hashlib.sha256(b"boot-id:" + sandbox_id.encode()).digest()
+        text = f"{uuid.UUID(bytes=digest[:16], version=4)}\n"
+        with _optional("boot id"):
+            path = "/run/alcove/boot_id"
+            self._write(path, text)
+            if not self._root and self._read(_BOOT_ID) != text:
+                _bind(path, _BOOT_ID)
+
+    def trust(self, pem: str) -> dict[str, str]:
+        """Add certificates to the trust store; give the variables that point programs to it."""
+        certificates = _CERTIFICATE.findall(pem)
+        if not certificates:
+            return {}
+        bundle = _EXTRA_CA
+        with _optional("extra certificates"):
+            self._write(_EXTRA_CA, "\n".join([*certificates, ""]))
+            for number, certificate in enumerate(certificates, 1):
+                self._write(f"{_CA_SOURCES}/alcove-{number}.crt", f"{certificate}\n")
+            found = [path for path in _CA_BUNDLES if os.path.exists(self._root + path)]
+            for path in found:
+                self._extend(path, certificates)
+            bundle = next(iter(found), _EXTRA_CA)
+        return {
+            **dict.fromkeys(_WHOLE_BUNDLE_VARIABLES, bundle),
+            "NODE_EXTRA_CA_CERTS": _EXTRA_CA,
+        }
+
+    def _extend(self, path: str, certificates: list[str]) -> None:
+        known = self._read(path)
+        missing = [certificate for certificate in certificates if certificate not in known]
+        if missing:
+            joint = "" if known.endswith("\n") or not known else "\n"
+            self._replace(path, known + joint + "\n".join([*missing, ""]))
+
+    def _lines(self, path: str) -> list[str]:
+        return self._read(path).splitlines()
+
+    def _read(self, path: str) -> str:
+        try:
+            with open(self._root + path, encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def _write(self, path: str, text: str) -> None:
+        """Write in place: what is bind-mounted elsewhere must stay the same file."""
+        target = self._root + path
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+
+    def _replace(self, path: str, text: str) -> None:
+        """Write whole or not at all: others may be reading."""
+        target = os.path.realpath(self._root + path)
+        part = f"{target}.alcove-part"
+        with open(part, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        os.chmod(part, os.stat(target).st_mode & 0o7777)
+        os.rename(part, target)
+
+
+@contextlib.contextmanager
+def _optional(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _log.warning("cannot set %s: %s", what, error)
+
+
+def _bind(source: str, target: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), target.encode(), None, _MS_BIND, None) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), target)

@@ -1,0 +1,92 @@
+"""Acting before the sandbox runs out of memory: end the largest process.
+
+Under gVisor the kernel's own remedy takes the whole sandbox, so the node watches the limit from
+outside and calls here (POST /memory/relieve).
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+
+from alcove.guest.app import Route
+from alcove.guest.http import Request, Response
+from alcove.guest.processes import Process, Processes
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Positions in /proc/PID/stat, counted after the command's closing parenthesis.
+_PARENT, _RSS_PAGES = 1, 21
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    pid: int
+    parent: int
+    command: str
+    rss_bytes: int
+
+
+def routes(processes: Processes) -> list[Route]:
+    async def relieve(_: Request) -> Response:
+        return Response.json(_end_largest(processes))
+
+    return [("POST", "/memory/relieve", relieve)]
+
+
+def _end_largest(processes: Processes) -> dict[str, str | int]:
+    """End one process and tell the clients of the command it belongs to; {} if there is none."""
+    running = _descendants(_read_all())
+    while running:
+        victim = max(running.values(), key=lambda process: process.rss_bytes)
+        # Before the signal: once it is gone, so is the way to the command that started it.
+        owner = _owner(victim, running, processes)
+        if owner is not None:
+            owner.tell(
+                f"alcove: process {victim.pid} ({victim.command}) was ended: "
+                "the sandbox is out of memory"
+            )
+        try:
+            os.kill(victim.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            del running[victim.pid]
+            continue
+        return {"pid": victim.pid, "cmd": victim.command, "rssBytes": victim.rss_bytes}
+    return {}
+
+
+def _owner(victim: _Running, running: dict[int, _Running], processes: Processes) -> Process | None:
+    """The started command the victim is, or descends from."""
+    current: _Running | None = victim
+    while current is not None:
+        process = processes.by_pid(current.pid)
+        if process is not None and process.running:
+            return process
+        current = running.get(current.parent)
+    return None
+
+
+def _descendants(everything: dict[int, _Running]) -> dict[int, _Running]:
+    """Those that descend from the agent: as PID 1 that is all others."""
+    agent = os.getpid()
+    chosen = {}
+    for process in everything.values():
+        line = [process]
+        while line[-1].parent in everything and line[-1].parent != agent:
+            line.append(everything[line[-1].parent])
+        if line[-1].parent == agent:
+            chosen[process.pid] = process
+    return chosen
+
+
+def _read_all() -> dict[int, _Running]:
+    found = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            continue  # ended meanwhile
+        command, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        rss_bytes = int(fields[_RSS_PAGES]) * _PAGE_BYTES
+        found[int(name)] = _Running(int(name), int(fields[_PARENT]), command, rss_bytes)
+    return found

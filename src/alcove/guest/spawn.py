@@ -1,0 +1,157 @@
+"""Starting a child process: posix_spawn, so that nothing of the interpreter is copied.
+
+A fork of the agent copies its page tables and makes both sides fault afterwards, which costs
+milliseconds under gVisor. posix_spawn shares memory until exec; user, limits and working directory
+are taken on by the agent for that moment and inherited.
+"""
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from alcove.guest.identity import NotPermittedError, acting_as
+from alcove.guest.users import User
+
+# Python ignores these and exec would pass that on.
+_RESET_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
+_OOM_SCORE = b"100"
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+class SpawnError(Exception):
+    """The process could not be started; args[0] says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """Descriptors of the child: either a terminal or three descriptors (stdin None: /dev/null)."""
+
+    terminal: str | None = None
+    stdin: int | None = None
+    stdout: int = -1
+    stderr: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    user: User
+    stdio: Stdio
+    max_processes: int | None = None
+
+
+def launch(wanted: Launch) -> int:
+    """Start a process and give its pid. Raises SpawnError.
+
+    A command that cannot be executed is a process too, as in a shell: it says so on its stderr and
+    exits with 127 or 126.
+    """
+    try:
+        with acting_as(wanted.user, wanted.max_processes):
+            os.chdir(wanted.cwd)
+            try:
+                pid = _spawn(wanted)
+            finally:
+                os.chdir("/")
+    except (NotPermittedError, ValueError) as error:
+        raise SpawnError(str(error)) from error
+    except OSError as error:
+        raise SpawnError(f"cannot start '{wanted.argv[0]}': {error.strerror}") from error
+    _prefer_for_oom(pid)
+    return pid
+
+
+def _spawn(wanted: Launch) -> int:
+    try:
+        path = _find(wanted.argv[0], wanted.env.get("PATH", ""))
+        return _posix_spawn(path, wanted.argv, wanted)
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:  # a script without "#!"
+            return _posix_spawn("/bin/sh", ["/bin/sh", path, *wanted.argv[1:]], wanted)
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return _stillborn(wanted, "not found", _NOT_FOUND)
+        if error.errno in {errno.EACCES, errno.EISDIR, errno.ELOOP}:
+            return _stillborn(wanted, os.strerror(error.errno), _NOT_EXECUTABLE)
+        raise
+
+
+def _posix_spawn(path: str, argv: list[str], wanted: Launch) -> int:
+    # Without a terminal each command leads its own process group, so that `kill 0` in it cannot
+    # reach the agent.
+    own_session = wanted.stdio.terminal is not None
+    group: dict[str, Any] = {"setsid": True} if own_session else {"setpgroup": 0}
+    return os.posix_spawn(
+        path,
+        argv,
+        wanted.env,
+        file_actions=_file_actions(wanted.stdio),
+        setsigmask=[],
+        setsigdef=_RESET_SIGNALS,
+        **group,
+    )
+
+
+def _file_actions(stdio: Stdio) -> list[tuple[Any, ...]]:
+    if stdio.terminal is not None:
+        # Opened without O_NOCTTY by a session leader: this makes it the controlling terminal.
+        return [
+            (os.POSIX_SPAWN_OPEN, 0, stdio.terminal, os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+        ]
+    stdin: tuple[Any, ...] = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    if stdio.stdin is not None:
+        stdin = (os.POSIX_SPAWN_DUP2, stdio.stdin, 0)
+    return [
+        stdin,
+        (os.POSIX_SPAWN_DUP2, stdio.stdout, 1),
+        (os.POSIX_SPAWN_DUP2, stdio.stderr, 2),
+    ]
+
+
+def _find(command: str, path: str) -> str:
+    """The file execvp(3) would run. Raises FileNotFoundError or PermissionError."""
+    if "/" in command:
+        return command
+    denied = False
+    for directory in path.split(":"):
+        candidate = os.path.join(directory or ".", command)
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+        denied = denied or os.path.isfile(candidate)
+    if denied:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), command)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command)
+
+
+def _stillborn(wanted: Launch, reason: str, exit_code: int) -> int:
+    """A process that only tells why it is not the wanted one."""
+    message = f"{wanted.argv[0]}: {reason}\n".encode(errors="replace")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fd = wanted.stdio.stderr
+            if wanted.stdio.terminal is not None:
+                fd = os.open(wanted.stdio.terminal, os.O_RDWR | os.O_NOCTTY)
+            os.write(fd, message)
+        finally:
+            os._exit(exit_code)
+    return pid
+
+
+def _prefer_for_oom(pid: int) -> None:
+    """If the kernel must kill something, then a command rather than the agent."""
+    try:
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
+    except OSError:
+        return  # not available here, or the process has ended already
+    try:
+        os.write(fd, _OOM_SCORE)
+    except OSError:
+        return
+    finally:
+        os.close(fd)
