@@ -230,9 +230,9 @@ class GvisorDriver:
             raise
 
     async def _undo(self, place: Place, occupant: Instance) -> None:
-        """Clean up after a failed start, unless the place was stopped or taken meanwhile."""
+        """Clean up after a failed start, unless the place was taken by another meanwhile."""
         now = instance.read(place.directory)
-        if now is not None and now.nonce == occupant.nonce:
+        if now is None or now.nonce == occupant.nonce:
             await self.stop(place)
 
     async def _start_direct(self, place: Place, occupant: Instance, snapshot: Path | None) -> None:
