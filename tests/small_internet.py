@@ -49,7 +49,7 @@ class SmallInternet:
 
     @property
     def host(self) -> str:
-        """This host's own address on the way there."""
+        """Our own address on the way there."""
         return f"198.51.100.{16 * self.number + 1}"
 
     @property
@@ -162,7 +162,8 @@ def frames(netns: Path, device: str = "eth0") -> socket.socket:
     """A raw socket on a device: whole Ethernet frames."""
     every_protocol = 3
     raw = in_netns(
-        netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
+        netns,
+        lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol)),
     )
     in_netns(netns, lambda: raw.bind((device, 0)))
     raw.settimeout(SECONDS)

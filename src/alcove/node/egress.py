@@ -51,6 +51,8 @@ _CHAINS = {
 _COUNTED = ("connections", "query_connections")
 _METERED = ("new_connections", "queries")
 _ICMP_HEADER_BYTES = 8
+_IDENTIFICATION, _SOURCE, _DESTINATION = 4, 12, 16
+"""Offsets in an IPv4 header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,24 +212,38 @@ class Rules:
     def _entering(self, address: IPv4Address) -> list[str]:
         """Towards the guest.
 
-        An ICMP error quotes the packet it is about, with the slot's address as its source: the
-        guest would not know it as its own, and would learn neither path MTU nor refusals. nft
-        cannot repair the quoted header's checksum, so its identification, zero on the way out,
-        takes up the difference and all checksums stay right.
+        An ICMP error quotes the packet it is about, with our addresses in it: the guest would not
+        know it as its own, and would learn neither path MTU nor refusals. nft cannot repair the
+        quoted header's checksum, so its identification, zero on the way out, takes up the
+        difference and all checksums stay right.
         """
-        quoted_id = f"@th,{(_ICMP_HEADER_BYTES + 4) * 8},16"
-        quoted_source = f"@th,{(_ICMP_HEADER_BYTES + 12) * 8},32"
-        difference = (_checksum(address) - _checksum(GUEST_ADDRESS)) % 0xFFFF
         error = "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
-        ours = f"{quoted_source} {int(address):#x} {quoted_id} 0"
-        repair = f"{quoted_source} set {int(GUEST_ADDRESS):#x} {quoted_id} set {difference:#x}"
+        host = self.host_address
+        by_guest = {_SOURCE: (address, GUEST_ADDRESS)}
+        to_gateway = {_DESTINATION: (host, GATEWAY_ADDRESS)}
         return [
             "arp operation reply accept",
             f"ip daddr != {address} drop",
-            f"ip saddr {self.host_address} ip saddr set {GATEWAY_ADDRESS}",
-            f"{error} {ours} {repair}",
+            f"ip saddr {host} ip saddr set {GATEWAY_ADDRESS}",
+            f"{error} {_requote(by_guest | to_gateway)}",
+            f"{error} {_requote(by_guest)}",
             f"ip daddr set {GUEST_ADDRESS} accept",
         ]
+
+
+def _requote(changes: dict[int, tuple[IPv4Address, IPv4Address]]) -> str:
+    """Match the addresses in a quoted header, each by its offset, and replace them."""
+    fields = {offset: f"@th,{(_ICMP_HEADER_BYTES + offset) * 8},32" for offset in changes}
+    identification = f"@th,{(_ICMP_HEADER_BYTES + _IDENTIFICATION) * 8},16"
+    difference = sum(_checksum(old) - _checksum(new) for old, new in changes.values()) % 0xFFFF
+    return " ".join(
+        [
+            *(f"{fields[offset]} {int(old):#x}" for offset, (old, _) in changes.items()),
+            f"{identification} 0",
+            *(f"{fields[offset]} set {int(new):#x}" for offset, (_, new) in changes.items()),
+            f"{identification} set {difference:#x}",
+        ]
+    )
 
 
 def _per_slot(name: str, over: str, verdict: str = "jump refuse") -> str:

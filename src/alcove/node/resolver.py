@@ -25,7 +25,6 @@ _CACHED_NAMES = 10_000
 _QUERIES_IN_FLIGHT = 1_000
 _TCP_CONNECTIONS = 200
 _START_AGAIN_S = 1.0
-_END_WITHIN_S = 5.0
 
 
 class Resolver:
@@ -35,10 +34,11 @@ class Resolver:
         self, address: IPv4Address, directory: Path, upstream: Path = Path("/etc/resolv.conf")
     ) -> None:
         self._pid_file = directory / "resolver.pid"
+        self._mark = f"--pid-file={self._pid_file}"
         self._argv = [
             "dnsmasq",
             "--conf-file=/dev/null",
-            f"--pid-file={self._pid_file}",
+            self._mark,
             "--user=nobody",
             "--group=nogroup",
             # A warning per odd query would let guests fill the disk.
@@ -86,15 +86,11 @@ class Resolver:
             await asyncio.sleep(_START_AGAIN_S)
 
     async def stop(self) -> None:
-        pid = self._alive()
-        if pid is not None:
-            for sign in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, sign)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_END_WITHIN_S):
-                        await _ended(pid)
-                        break
+        """End it at once, with the children that serve TCP clients: they hold its sockets."""
+        for pid in await asyncio.to_thread(self._processes):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await _ended(pid)
         self._pid_file.unlink(missing_ok=True)
 
     def _alive(self) -> int | None:
@@ -103,12 +99,20 @@ class Resolver:
             pid = int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return pid if f"--pid-file={self._pid_file}" in _command_line(pid) else None
+        return pid if self._is_ours(pid) else None
+
+    def _processes(self) -> list[int]:
+        numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+        return [pid for pid in numbers if self._is_ours(pid)]
+
+    def _is_ours(self, pid: int) -> bool:
+        command_line = _command_line(pid)
+        return command_line[:1] == self._argv[:1] and self._mark in command_line
 
 
 def _command_line(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -120,5 +124,6 @@ async def _ended(pid: int) -> None:
         return
     try:
         await pidfd.ended(fd)
+        pidfd.reap(fd)
     finally:
         os.close(fd)
