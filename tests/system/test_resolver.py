@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from alcove.concurrency import spawn
+from alcove.node import pidfd
 from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.network import Link, Network
 from alcove.node.resolver import Resolver
@@ -129,8 +131,11 @@ def test_it_is_started_again_when_it_dies(resolver: Resolver, guest: Link) -> No
     first = int(resolver._pid_file.read_text())
 
     async def supervise() -> None:
-        running = asyncio.create_task(resolver.run())
+        running = spawn(resolver.run(), name="resolver")
+        died = os.pidfd_open(first)
         os.kill(first, signal.SIGKILL)
+        await pidfd.ended(died)
+        os.close(died)
         await asyncio.to_thread(_wait_until_it_listens, guest)
         running.cancel()
 
