@@ -3,6 +3,7 @@
 import click
 
 from alcove import __version__
+from alcove.cli.bench.command import bench_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
 from alcove.cli.logs import logs_command
@@ -18,7 +19,15 @@ def main() -> None:
     """
 
 
-for command in (up_command, down_command, status_command, env_command, logs_command, doctor):
+for command in (
+    up_command,
+    down_command,
+    status_command,
+    env_command,
+    logs_command,
+    doctor,
+    bench_command,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Runsc:
     ) -> None:
         entries = [str(file) for file in Cgroup(place.cgroup).entry_files()]
         argv = ["sh", "-c", _ENTER, "sh", str(place.console), *entries, "--", *_HIDE_SYSCTLS]
-        argv += [self.program, *_flags(place), command, *options, place.name]
+        argv += [self.program, *flags(place), command, *options, place.name]
         try:
             await run(argv, timeout_s=limit_s)
         except CommandError as error:
@@ -108,7 +108,8 @@ def last_words(place: Place) -> str:
     return f": {words[-1000:]}" if words else ""
 
 
-def _flags(place: Place) -> list[str]:
+def flags(place: Place) -> list[str]:
+    """Global options of every command on this place."""
     return [
         f"--root={root(place)}",
         f"--log={log(place)}",
