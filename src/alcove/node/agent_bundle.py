@@ -63,7 +63,7 @@ _SELF_CHECK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import asyncio, ctypes, fcntl, gzip, hashlib, json, pwd, resource, struct, termios, uuid, zlib
-import h11, alcove.guest, alcove.wire
+import alcove.guest.main
 hashlib.sha256(b"").hexdigest()
 """
 
