@@ -12,7 +12,7 @@ answer on its way (RFC 9112 9.6).
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from alcove.edge import answers, metrics
 from alcove.edge.bodies import Piece
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         return self._exchange is None and not self._held and not self._lingering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         keep_alive(transport)

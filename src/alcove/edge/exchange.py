@@ -158,6 +158,8 @@ class Exchange:
             self._client.close()
         elif self._response is _At.WAITING and not self._response_bytes:
             self._unanswered()
+        elif self._response is _At.WAITING:
+            self._not_http("The port closed the connection within the response head")
         else:
             self._break_off()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import cast
 
 from alcove._version import __version__
 from alcove.edge import answers, metrics
@@ -91,6 +92,6 @@ class _Refusing(asyncio.Protocol):
     """Says that there are too many connections."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
         transport.write(answers.refuse(TooManyConnectionsError(), None, [answers.CLOSE])[1])
         transport.close()

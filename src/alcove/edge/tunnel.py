@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from alcove.edge.bodies import Piece
 from alcove.edge.heads import END_OF_HEAD, MAX_HEAD_BYTES, BadResponseError, parse_response
@@ -131,7 +131,7 @@ class Tunnel(asyncio.Protocol):
             reset(self._transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         keep_alive(transport)
