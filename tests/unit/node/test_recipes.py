@@ -1,0 +1,85 @@
+"""Recipes: what ships is usable, what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from alcove.node.recipes import RecipeError, Recipes, UnknownRecipeError
+
+GOOD = {
+    "aliases": '["mine"]',
+    "vcpu_count": "1",
+    "memory_mib": "512",
+    "disk_mib": "1024",
+    "user": '"user"',
+    "workdir": '"/home/user"',
+    "packages": '["bash"]',
+    "suites": '{ debian = "bookworm" }',
+}
+
+
+def write(directory: Path, fields: dict[str, str]) -> Recipes:
+    folder = directory / "mine"
+    folder.mkdir()
+    text = "".join(f"{name} = {value}\n" for name, value in fields.items())
+    (folder / "recipe.toml").write_text(text)
+    (folder / "provision.sh").write_text("#!/bin/sh\n")
+    return Recipes(directory)
+
+
+def test_base_ships_with_what_the_contract_asks_for() -> None:
+    recipes = Recipes()
+    assert "base" in recipes.names()
+    base = recipes.get("base")
+    assert (base.user, base.workdir) == ("user", "/home/user")
+    assert {"python3", "git", "gh", "curl", "sudo", "procps", "build-essential"} <= set(
+        base.packages
+    )
+    assert {"debian", "ubuntu"} <= base.suites.keys()
+    assert base.provision.stat().st_mode & 0o100
+
+
+def test_a_good_recipe_is_read(tmp_path: Path) -> None:
+    recipe = write(tmp_path, GOOD).get("mine")
+    assert recipe.name == "mine"
+    assert recipe.memory_mib == 512
+    assert recipe.start_command == ""
+    assert recipe.suites == {"debian": "bookworm"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../images/base", "/etc", "base\0", "BASE"])
+def test_names_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(UnknownRecipeError):
+        Recipes().get(name)
+
+
+@pytest.mark.parametrize("missing", sorted(GOOD))
+def test_a_missing_field_is_named(tmp_path: Path, missing: str) -> None:
+    fields = {name: value for name, value in GOOD.items() if name != missing}
+    with pytest.raises(RecipeError, match=missing):
+        write(tmp_path, fields).get("mine")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vcpu_count", '"2"'),
+        ("vcpu_count", "true"),
+        ("memory_mib", "0"),
+        ("disk_mib", "-1"),
+        ("packages", '"bash"'),
+        ("packages", "[1]"),
+        ("env", "{ a = 1 }"),
+        ("memmory_mib", "512"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=field):
+        write(tmp_path, GOOD | {field: value}).get("mine")
+
+
+def test_a_recipe_without_provision_is_refused(tmp_path: Path) -> None:
+    recipes = write(tmp_path, GOOD)
+    (tmp_path / "mine" / "provision.sh").unlink()
+    with pytest.raises(RecipeError, match="provision.sh"):
+        recipes.get("mine")
