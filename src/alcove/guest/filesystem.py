@@ -14,6 +14,7 @@ from typing import Any
 from alcove.guest import trees
 from alcove.guest.blocking import in_thread
 from alcove.guest.entries import Owners, describe
+from alcove.guest.refusals import as_connect, file_not_found
 from alcove.guest.rpc import Call, Message, Rpc
 from alcove.guest.users import InvalidPathError
 from alcove.guest.watch import (
@@ -29,22 +30,6 @@ from alcove.wire.errors import Code
 MAX_LISTED = 100_000
 """Entries of one ListDir answer."""
 
-_CODES = {
-    errno.ENOENT: Code.NOT_FOUND,
-    errno.ELOOP: Code.FAILED_PRECONDITION,
-    errno.ENOTEMPTY: Code.FAILED_PRECONDITION,
-    errno.EBUSY: Code.FAILED_PRECONDITION,
-    errno.EROFS: Code.FAILED_PRECONDITION,
-    errno.EEXIST: Code.ALREADY_EXISTS,
-    errno.EISDIR: Code.INVALID_ARGUMENT,
-    errno.ENOTDIR: Code.INVALID_ARGUMENT,
-    errno.EINVAL: Code.INVALID_ARGUMENT,
-    errno.ENAMETOOLONG: Code.INVALID_ARGUMENT,
-    errno.EACCES: Code.PERMISSION_DENIED,
-    errno.EPERM: Code.PERMISSION_DENIED,
-    errno.ENOSPC: Code.RESOURCE_EXHAUSTED,
-    errno.EDQUOT: Code.RESOURCE_EXHAUSTED,
-}
 _NETWORK_TYPE = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|fuse(blk|ctl)?|fuse\..*")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -72,9 +57,9 @@ class _Filesystem:
         try:
             return {"entry": await in_thread(describe, path, Owners())}
         except NotADirectoryError as error:
-            raise _not_found(path) from error  # below a file there is nothing
+            raise file_not_found(path) from error  # below a file there is nothing
         except OSError as error:
-            raise _refusal(error, path) from error
+            raise as_connect(error, path) from error
 
     async def make_dir(self, message: Message, call: Call) -> Message:
         path = _path(message, call)
@@ -94,14 +79,14 @@ class _Filesystem:
         except NotADirectoryError as error:
             raise ConnectError(Code.INVALID_ARGUMENT, f"path is not a directory: {path}") from error
         except OSError as error:
-            raise _refusal(error, path) from error
+            raise as_connect(error, path) from error
 
     async def remove(self, message: Message, call: Call) -> Message:
         path = _path(message, call)
         try:
             await in_thread(trees.remove, path)
         except OSError as error:
-            raise _refusal(error, path) from error
+            raise as_connect(error, path) from error
         return {}
 
     async def watch_dir(self, message: Message, call: Call) -> AsyncGenerator[Message, None]:
@@ -156,7 +141,7 @@ class _Filesystem:
         except NotADirectoryError as error:
             raise ConnectError(Code.INVALID_ARGUMENT, f"path is not a directory: {path}") from error
         except OSError as error:
-            raise _refusal(error, path) from error
+            raise as_connect(error, path) from error
 
     def _make_dir(self, path: str, uid: int, gid: int) -> dict[str, Any]:
         try:
@@ -169,15 +154,15 @@ class _Filesystem:
             self._watchers.settle()
             return describe(path, Owners())
         except OSError as error:
-            raise _refusal(error, path) from error
+            raise as_connect(error, path) from error
 
     def _move(self, source: str, destination: str, uid: int, gid: int) -> dict[str, Any]:
         try:
             os.lstat(source)
         except NotADirectoryError as error:
-            raise _not_found(source) from error
+            raise file_not_found(source) from error
         except OSError as error:
-            raise _refusal(error, source) from error
+            raise as_connect(error, source) from error
         try:
             parent = os.path.dirname(destination.rstrip("/")) or "/"
             trees.make_directories(parent, uid, gid)
@@ -185,7 +170,7 @@ class _Filesystem:
             self._watchers.settle()
             return describe(destination, Owners())
         except OSError as error:
-            raise _refusal(error, destination) from error
+            raise as_connect(error, destination) from error
 
 
 def _path(message: Message, call: Call, field: str = "path") -> str:
@@ -271,14 +256,3 @@ def _exists(path: str, found: os.stat_result) -> ConnectError:
 
 def _no_watcher(watcher_id: str) -> ConnectError:
     return ConnectError(Code.NOT_FOUND, f"watcher with id {watcher_id} not found")
-
-
-def _not_found(path: str) -> ConnectError:
-    return ConnectError(Code.NOT_FOUND, f"file not found: {path}")
-
-
-def _refusal(error: OSError, path: str) -> ConnectError:
-    code = _CODES.get(error.errno or 0, Code.INTERNAL)
-    if code is Code.NOT_FOUND:
-        return _not_found(path)
-    return ConnectError(code, f"{(error.strerror or str(error)).lower()}: {path}")

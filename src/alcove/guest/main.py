@@ -13,7 +13,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from alcove.guest import filesystem, health, init, memory, ports
+from alcove.guest import files, filesystem, health, init, memory, ports
 from alcove.guest.app import App
 from alcove.guest.children import Children, adopt_orphans
 from alcove.guest.environment import Environment
@@ -44,12 +44,14 @@ def build_app(
     processes = Processes(children)
     rpc = Rpc(environment)
     ProcessRpc(processes).register(rpc)
-    filesystem.register(rpc, Watchers())
+    watchers = Watchers()
+    filesystem.register(rpc, watchers)
     return App(
         environment,
         [
             *health.routes(environment),
             *init.routes(environment, machine),
+            *files.routes(environment, watchers),
             *ports.routes(),
             *memory.routes(processes),
             ("POST", "/settle", _settle),

@@ -15,10 +15,10 @@ _MAX_RESCANS = 1000
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def make_directories(path: str, uid: int, gid: int) -> None:
+def make_directories(path: str, uid: int, gid: int) -> bool:
     """Create a directory and its missing parents, each 0755 and owned by the given user.
 
-    The process's umask must leave 0755 as it is (main sets 022). Raises OSError.
+    Says whether any was missing. The process's umask must leave 0755 as it is. Raises OSError.
     """
     missing: list[str] = []
     current = path
@@ -40,6 +40,7 @@ def make_directories(path: str, uid: int, gid: int) -> None:
                 raise
         else:
             os.chown(directory, uid, gid, follow_symlinks=False)
+    return bool(missing)
 
 
 def append_file(source_fd: int, target_fd: int) -> None:
