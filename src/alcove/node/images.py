@@ -46,6 +46,7 @@ _READY_IF_STARTED = "sleep 20"
 
 _INTERRUPTED = "interrupted: the node stopped during the build; build the template again"
 _FAILED_BUILDS_KEPT = 20
+_CONSOLE_TAIL_BYTES = 8192
 _EXPECTED_ERRORS = (
     agent_bundle.AgentBundleError,
     RootfsError,
@@ -227,15 +228,26 @@ class Images:
         image = self._image(record, None)
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         async with self._with.places.scratch(size) as place:
-            self._say(spec.build_id, "Starting the guest", "finalize")
-            await self._with.driver.boot(place, image)
-            await GuestClient(self._with.driver, place, "").healthy(_HEALTHY_S)
-            commands = GuestCommands(self._with.driver, place)
-            await self._mark(commands, spec)
-            await self._become_ready(commands, recipe, spec.build_id)
-            await _warm(commands, recipe)
-            self._say(spec.build_id, "Taking the snapshot", "finalize")
-            await self._snapshot(place, spec.build_id)
+            try:
+                await self._snapshot_in(place, image, spec, recipe)
+            except _EXPECTED_ERRORS:
+                # Before the place goes: a guest that died says why on its console.
+                for line in _last_lines(place.console):
+                    self._log_of(spec.build_id).add(self._now(), "error", line, step="finalize")
+                raise
+
+    async def _snapshot_in(
+        self, place: Place, image: Image, spec: ImageSpec, recipe: Recipe
+    ) -> None:
+        self._say(spec.build_id, "Starting the guest", "finalize")
+        await self._with.driver.boot(place, image)
+        await GuestClient(self._with.driver, place, "").healthy(_HEALTHY_S)
+        commands = GuestCommands(self._with.driver, place)
+        await self._mark(commands, spec)
+        await self._become_ready(commands, recipe, spec.build_id)
+        await _warm(commands, recipe)
+        self._say(spec.build_id, "Taking the snapshot", "finalize")
+        await self._with.driver.snapshot(place, self._records.snapshot(spec.build_id))
 
     async def _mark(self, commands: GuestCommands, spec: ImageSpec) -> None:
         """The file by which programs of the original platform know their template."""
@@ -268,9 +280,6 @@ class Images:
                 )
             await asyncio.sleep(_READY_PERIOD_S)
         self._say(build_id, "Template is ready", "finalize")
-
-    async def _snapshot(self, place: Place, build_id: BuildId) -> None:
-        await self._with.driver.snapshot(place, self._records.snapshot(build_id))
 
     def _image(self, record: ImageRecord, snapshot: Path | None) -> Image:
         return Image(
@@ -350,6 +359,15 @@ def _chain(error: BaseException) -> str:
         messages.append(str(cause) or type(cause).__name__)
         cause = cause.__cause__
     return ": ".join(messages)[:4000]
+
+
+def _last_lines(console: Path) -> list[str]:
+    try:
+        with console.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _CONSOLE_TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _size_bytes(directory: Path) -> int:
