@@ -62,6 +62,7 @@ def build_app(
 
 def main() -> int:
     options = _read_options()
+    os.umask(0o022)  # modes of new files as the contract has them; commands expect it too
     _raise_open_files()
     adopt_orphans()
     asyncio.run(_run(options))
