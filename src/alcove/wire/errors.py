@@ -70,6 +70,8 @@ class ErrorCode(StrEnum):
     CAPACITY = "sandbox_capacity_unavailable"
     NO_NODE = "sandbox_no_compatible_node"
     CREATE_FAILED = "sandbox_create_failed"
+    PLACEMENT_TIMEOUT = "sandbox_placement_timeout"
+    NOT_AVAILABLE = "not_available"
     INTERNAL = "internal_server_error"
 
 

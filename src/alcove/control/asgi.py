@@ -1,0 +1,197 @@
+"""What surrounds every request: request id, canonical log line, metrics, CORS, limits.
+
+Pure ASGI: nothing here buffers a body or breaks the link between a client's close and its handler.
+"""
+
+import time
+import uuid
+from typing import Any
+
+import structlog
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from alcove.control import metrics
+from alcove.control.api import json_response
+from alcove.wire.errors import ErrorCode, Problem
+
+MAX_HEAD_BYTES = 64 * 1024
+_log = structlog.get_logger()
+_QUIET = frozenset({"/health", "/ready", "/metrics", "/internal/routes/{sandbox_id}"})
+_EXPOSED = (
+    "X-Next-Token, X-Total-Running, Retry-After, RateLimit-Limit, RateLimit-Remaining, "
+    "RateLimit-Reset, X-Request-Id"
+)
+
+
+class RequestLog:
+    """Binds a request id, writes a line and a metric per request, answers what nobody caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        status = 0
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception:
+            _log.exception("request.crashed", method=scope["method"], path=scope["path"])
+            if status:
+                raise
+            problem = Problem(
+                500, f"Internal error; the request id is {request_id}", ErrorCode.INTERNAL
+            )
+            await json_response(problem.body(), 500)(scope, receive, send_noting)
+        finally:
+            _account(scope, status, time.perf_counter() - started)
+            structlog.contextvars.unbind_contextvars("request_id", "team_id", "sandbox_id")
+
+
+def _account(scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", "none")
+    method = scope["method"] if route != "none" else "none"
+    metrics.requests_served.labels(route, method, str(status)).inc()
+    metrics.request_seconds.labels(route).observe(seconds)
+    if route in _QUIET and status < 400:
+        return
+    _log.info(
+        "request.served",
+        method=scope["method"],
+        path=scope["path"],
+        route=route,
+        status=status,
+        duration_ms=round(seconds * 1000, 2),
+    )
+
+
+class BodyLimit:
+    """Refuses a body past `limit_bytes`, by its announced length or, when chunked, as it comes."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced[:20]) > self._limit_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit_bytes:
+                # FastAPI lets only its own HTTPException out of the reading of a body.
+                raise HTTPException(413, self._message())
+            return message
+
+        await self._app(scope, receive_counting, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = Problem(413, self._message(), ErrorCode.TOO_LARGE)
+        answer = json_response(problem.body(), 413, {"Connection": "close"})
+        await answer(scope, receive, send)
+
+    def _message(self) -> str:
+        return f"The request body is larger than {self._limit_bytes} bytes"
+
+
+class Cors:
+    """Any origin may call the API from a browser: what protects it is the key, not the origin."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if (
+            scope["method"] == "OPTIONS"
+            and "origin" in headers
+            and "access-control-request-method" in headers
+        ):
+            await _preflight(headers)(scope, receive, send)
+            return
+
+        async def send_allowing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["Access-Control-Allow-Origin"] = "*"
+                answer["Access-Control-Expose-Headers"] = _EXPOSED
+            await send(message)
+
+        await self._app(scope, receive, send_allowing)
+
+
+def _preflight(headers: Headers) -> ASGIApp:
+    answer = json_response({}, 204)
+    answer.body = b""
+    del answer.headers["content-length"], answer.headers["content-type"]
+    answer.headers["Access-Control-Allow-Origin"] = "*"
+    answer.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+    answer.headers["Access-Control-Allow-Headers"] = headers.get(
+        "access-control-request-headers", "*"
+    )
+    answer.headers["Access-Control-Max-Age"] = "7200"
+    return answer
+
+
+class HeadLimitedProtocol(HttpToolsProtocol):
+    """uvicorn's parser with a limit: a head that never ends may not fill our memory."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data:
+                self._refuse()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        super().on_message_complete()
+
+    def _refuse(self) -> None:
+        body = b'{"code":431,"message":"The request head is larger than 64 KiB"}'
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+            b"connection: close\r\ncontent-length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+        )
+        self.transport.close()

@@ -1,0 +1,124 @@
+"""The database: SQLite (WAL, one writer) or PostgreSQL, the same code for both.
+
+`transaction()` reads and writes and commits at its end; on SQLite there is one at a time.
+`reading()` runs single statements outside any transaction and never waits for a writer.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import BigInteger, Connection, Integer, MetaData, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+Tx = AsyncConnection
+"""What stores take: a connection, inside a transaction or reading."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+"""Type of a growing primary key: SQLite counts up only what is exactly INTEGER."""
+
+_MIGRATION_LOCK = 0x416C636F7665
+"""Number of PostgreSQL's advisory lock: one control migrates, the others wait."""
+
+
+class Database:
+    def __init__(self, url: str) -> None:
+        self.is_sqlite = url.startswith("sqlite")
+        if self.is_sqlite:
+            self._writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
+            self._reader = _sqlite_engine(url, connections=4, begin="")
+            return
+        self._writer = create_async_engine(
+            url,
+            pool_size=20,
+            pool_pre_ping=True,
+            connect_args={"server_settings": {"lock_timeout": "4s", "statement_timeout": "15s"}},
+        )
+        self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        async with self._writer.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Tx]:
+        async with self._reader.connect() as connection:
+            yield connection
+
+    async def migrate(self) -> None:
+        """Bring the schema to the newest revision. Safe to run from several processes at once."""
+        async with self._writer.begin() as connection:
+            # On SQLite, BEGIN IMMEDIATE is the lock.
+            if not self.is_sqlite:
+                await connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
+                )
+            await connection.run_sync(_upgrade)
+
+    async def ping(self) -> None:
+        async with self.reading() as tx:
+            await tx.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+
+def migration_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    command.upgrade(migration_config(connection), "head")
+
+
+def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=30,
+        pool_reset_on_return="rollback" if begin else None,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # The driver's own BEGINs come late (at the first write); ours lock at once.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "busy_timeout=10000",
+            "foreign_keys=ON",
+            "cache_size=-16000",
+            "wal_autocheckpoint=2000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if begin:
+            connection.exec_driver_sql(begin)
+
+    return engine

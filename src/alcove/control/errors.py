@@ -1,0 +1,94 @@
+"""Errors of the control plane: a code and words for the caller, a detail for the operator.
+
+ControlError (500)
+├── InvalidRequestError       400  what was sent cannot be understood or is not allowed
+├── UnauthenticatedError      401  no key, or not a valid one
+├── ForbiddenError            403  it exists and is not yours
+├── NotFoundError             404  it does not exist, or may not be known to
+├── ConflictError             409  its state forbids it
+├── IdempotencyMismatchError  422  the key was used with another body
+├── LimitReachedError         429  the team may not have more
+├── CreateFailedError         500  a sandbox did not start; nothing of it is left
+├── NotAvailableError         501  not in this version
+└── UnavailableError          503, 504  not now: no capacity, no node, no answer in time
+"""
+
+from typing import ClassVar
+
+from alcove.wire.errors import ErrorCode, Problem
+
+
+class ControlError(Exception):
+    """`message` is for the caller; `detail` is logged and never sent."""
+
+    status: ClassVar[int] = 500
+    error_code: ErrorCode = ErrorCode.INTERNAL
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self, message: str, *, error_code: ErrorCode | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        if error_code is not None:
+            self.error_code = error_code
+
+    def problem(self) -> Problem:
+        return Problem(self.status, self.message, self.error_code)
+
+
+class InvalidRequestError(ControlError):
+    status = 400
+    error_code = ErrorCode.INVALID_REQUEST
+
+
+class UnauthenticatedError(ControlError):
+    status = 401
+    error_code = ErrorCode.UNAUTHENTICATED
+
+
+class ForbiddenError(ControlError):
+    status = 403
+    error_code = ErrorCode.FORBIDDEN
+
+
+class NotFoundError(ControlError):
+    status = 404
+    error_code = ErrorCode.NOT_FOUND
+
+
+class ConflictError(ControlError):
+    status = 409
+    error_code = ErrorCode.CONFLICT
+
+
+class IdempotencyMismatchError(ControlError):
+    status = 422
+    error_code = ErrorCode.IDEMPOTENCY_MISMATCH
+
+
+class LimitReachedError(ControlError):
+    status = 429
+    error_code = ErrorCode.CONCURRENT_LIMIT
+    # The answer stays the same until a sandbox ends: a client's blind retries would only cost time.
+    headers: ClassVar[dict[str, str]] = {"Should-Retry": "false"}
+
+
+class CreateFailedError(ControlError):
+    status = 500
+    error_code = ErrorCode.CREATE_FAILED
+
+
+class NotAvailableError(ControlError):
+    status = 501
+    error_code = ErrorCode.NOT_AVAILABLE
+
+
+class UnavailableError(ControlError):
+    status = 503
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class TimedOutError(UnavailableError):
+    status = 504

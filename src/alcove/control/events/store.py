@@ -1,0 +1,66 @@
+"""The SQL of lifecycle events. `record` is called inside the transaction that changes the state."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+
+from alcove.control.db import Tx
+from alcove.control.events.tables import events
+from alcove.wire.ids import SandboxId, TeamId
+
+
+class EventKind(StrEnum):
+    STARTED = "sandbox.started"
+    FAILED = "sandbox.failed"
+    STOPPED = "sandbox.stopped"
+    TIMEOUT_CHANGED = "sandbox.timeout_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    id: int
+    at: int
+    kind: EventKind
+    sandbox_id: SandboxId
+    data: dict[str, Any]
+
+
+async def record(
+    tx: Tx,
+    team_id: TeamId,
+    sandbox_id: SandboxId,
+    *,
+    kind: EventKind,
+    at: int,
+    data: dict[str, Any],
+) -> None:
+    await tx.execute(
+        insert(events).values(
+            team_id=team_id, at=at, kind=kind.value, sandbox_id=sandbox_id, data=data
+        )
+    )
+
+
+async def page(tx: Tx, team_id: TeamId, *, after: int, limit: int) -> list[Event]:
+    """Events of a team, oldest first, with ids above `after`."""
+    found = select(
+        events.c.id, events.c.at, events.c.kind, events.c.sandbox_id, events.c.data
+    ).where(events.c.team_id == team_id, events.c.id > after)
+    rows = await tx.execute(found.order_by(events.c.id).limit(limit))
+    return [Event(row[0], row[1], EventKind(row[2]), row[3], row[4]) for row in rows]
+
+
+async def of_sandbox(tx: Tx, team_id: TeamId, sandbox_id: SandboxId) -> list[Event]:
+    """The newest thousand events of one sandbox, oldest first."""
+    found = select(
+        events.c.id, events.c.at, events.c.kind, events.c.sandbox_id, events.c.data
+    ).where(events.c.sandbox_id == sandbox_id, events.c.team_id == team_id)
+    rows = await tx.execute(found.order_by(events.c.id.desc()).limit(1000))
+    return [Event(row[0], row[1], EventKind(row[2]), row[3], row[4]) for row in rows][::-1]
+
+
+async def purge(tx: Tx, *, before: int) -> int:
+    deleted = await tx.execute(delete(events).where(events.c.at < before))
+    return deleted.rowcount

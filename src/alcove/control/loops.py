@@ -1,0 +1,128 @@
+"""Control's background work: every loop is one line here and one idempotent step elsewhere."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from alcove.concurrency import every, spawn
+from alcove.control.nodes.client import NodeError
+from alcove.control.nodes.service import Node, Nodes
+from alcove.control.sandboxes.history import Sampler
+from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.teams.service import Teams
+from alcove.control.templates.reconcile import TemplateReconciler
+from alcove.wire.ids import SandboxId
+from alcove.wire.node import NodeEvent
+
+_log = structlog.get_logger()
+
+_REFRESH_S = 5.0
+_RECONCILE_S = 30.0
+_SAMPLE_S = 5.0
+_LAST_USED_S = 10.0
+_PURGE_S = 3600.0
+_RECONNECT_FIRST_S = 0.1
+_RECONNECT_LONGEST_S = 2.0
+
+
+class Deadlines(Protocol):
+    """What tells the expiry loop that a sandbox may end sooner than it thought."""
+
+    deadlines_changed: asyncio.Event
+
+
+class Loops:
+    def __init__(
+        self,
+        *,
+        nodes: Nodes,
+        teams: Teams,
+        templates: TemplateReconciler,
+        sandboxes: SandboxReconciler,
+        sampler: Sampler,
+        deadlines: Deadlines,
+    ) -> None:
+        self._nodes = nodes
+        self._teams = teams
+        self._templates = templates
+        self._sandboxes = sandboxes
+        self._sampler = sampler
+        self._deadlines = deadlines
+        self._look_at_sandboxes = asyncio.Event()
+        self._look_at_templates = asyncio.Event()
+
+    def start(self) -> Callable[[], None]:
+        """Begin all loops; the answer ends them."""
+        work = [
+            spawn(every(_REFRESH_S, self._refresh), name="nodes"),
+            spawn(
+                every(_RECONCILE_S, self._sandboxes.step, wake=self._look_at_sandboxes),
+                name="sandboxes",
+            ),
+            spawn(
+                every(_RECONCILE_S, self._templates.step, wake=self._look_at_templates),
+                name="templates",
+            ),
+            spawn(self._expire(), name="expiry"),
+            spawn(every(_SAMPLE_S, self._sampler.step), name="metrics"),
+            spawn(every(_LAST_USED_S, self._teams.write_last_used), name="last used"),
+            spawn(every(_PURGE_S, self._sandboxes.purge), name="purge"),
+            *(spawn(self._follow(node), name="node events") for node in self._nodes.all()),
+        ]
+
+        def stop() -> None:
+            for task in work:
+                task.cancel()
+
+        return stop
+
+    async def _refresh(self) -> None:
+        were_ready = not self._nodes.problems()
+        await self._nodes.refresh()
+        if not were_ready and not self._nodes.problems():
+            self._look_at_templates.set()
+            self._look_at_sandboxes.set()
+
+    async def _expire(self) -> None:
+        while True:
+            try:
+                wait_s = await self._sandboxes.expire()
+            except Exception:
+                _log.exception("expiry.failed")
+                wait_s = 1.0
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._deadlines.deadlines_changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _follow(self, node: Node) -> None:
+        """Act on what a machine says, for ever; a lost stream is opened again."""
+        pause_s = _RECONNECT_FIRST_S
+        while True:
+            try:
+                async for event in node.client.events():
+                    pause_s = _RECONNECT_FIRST_S
+                    await self._act(event)
+            except NodeError as error:
+                _log.info("node.stream_lost", node_id=node.node_id, why=str(error))
+            except Exception:
+                _log.exception("node.stream_failed", node_id=node.node_id)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RECONNECT_LONGEST_S)
+
+    async def _act(self, event: NodeEvent) -> None:
+        match event.kind:
+            case "hello":
+                # A new stream, and perhaps a new life of the machine: what was missed is unknown.
+                await self._nodes.refresh()
+                self._look_at_sandboxes.set()
+                self._look_at_templates.set()
+            case "sandbox.stopped":
+                await self._sandboxes.observe(SandboxId(event.subject))
+            case "image.ready" | "image.failed":
+                self._look_at_templates.set()
+            case _:
+                pass

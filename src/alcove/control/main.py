@@ -1,0 +1,347 @@
+"""The control process: the one place where its parts meet. `python -m alcove.control.main`."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import PlainTextResponse, Response
+
+from alcove import telemetry
+from alcove._version import __version__
+from alcove.control import metrics
+from alcove.control.api import Error, errors, json_response
+from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
+from alcove.control.clock import now_us
+from alcove.control.db import Database
+from alcove.control.errors import ControlError, NotAvailableError
+from alcove.control.events import routes as event_routes
+from alcove.control.loops import Loops
+from alcove.control.nodes.client import HttpNode, NodeClient
+from alcove.control.nodes.service import Nodes
+from alcove.control.sandboxes import internal_routes, observe_routes
+from alcove.control.sandboxes import routes as sandbox_routes
+from alcove.control.sandboxes import store as sandbox_store
+from alcove.control.sandboxes.history import Sampler
+from alcove.control.sandboxes.logs import SandboxLogs
+from alcove.control.sandboxes.plan import Limits
+from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.sandboxes.service import Sandboxes
+from alcove.control.sandboxes.states import State
+from alcove.control.settings import Settings
+from alcove.control.teams import routes as team_routes
+from alcove.control.teams.auth import CallerOf, Cluster
+from alcove.control.teams.service import Teams
+from alcove.control.templates import routes as template_routes
+from alcove.control.templates.reconcile import TemplateReconciler
+from alcove.control.templates.service import Templates
+from alcove.wire.errors import ErrorCode, Problem
+
+_log = structlog.get_logger()
+
+MAX_BODY_BYTES = 1024 * 1024
+_KEEP_ALIVE_S = 310
+"""Longer than clients keep idle connections (300 s), so that they, not we, close them."""
+
+Checkpoint = Callable[[str], Awaitable[None]]
+
+
+def build_app(
+    settings: Settings,
+    *,
+    node: NodeClient | None = None,
+    clock: Callable[[], int] = now_us,
+    checkpoint: Checkpoint | None = None,
+    run_loops: bool = True,
+) -> FastAPI:
+    """The API with everything behind it. Tests give a fake node, a clock, or run loops by hand."""
+    cluster_key = _cluster_key(settings.data_dir)
+    if node is None:
+        node = HttpNode(settings.node_url, cluster_key, start_timeout_s=settings.start_timeout_s)
+    db = Database(settings.database())
+    nodes = Nodes(node, settings.node_ingress)
+    teams = Teams(db, clock)
+    templates = Templates(db, nodes, clock)
+    extra = {} if checkpoint is None else {"checkpoint": checkpoint}
+    sandboxes = Sandboxes(
+        db,
+        nodes,
+        templates,
+        token_seed=hashlib.sha256(f"alcove sandbox tokens:{cluster_key}".encode()).digest(),
+        domain=settings.domain,
+        limits=Limits(
+            max_hours=settings.max_sandbox_hours,
+            concurrent=settings.concurrent_sandboxes,
+            start_timeout_s=settings.start_timeout_s,
+        ),
+        clock=clock,
+        **extra,
+    )
+    sandbox_reconciler = SandboxReconciler(db, nodes, sandboxes, clock)
+    template_reconciler = TemplateReconciler(db, nodes, clock)
+    sampler = Sampler(db, nodes, clock)
+    loops = Loops(
+        nodes=nodes,
+        teams=teams,
+        templates=template_reconciler,
+        sandboxes=sandbox_reconciler,
+        sampler=sampler,
+        deadlines=sandboxes,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await db.migrate()
+        await teams.ensure_local_team(settings.data_dir / "local.env")
+        if db.is_sqlite:
+            await sandbox_reconciler.forget_starts()
+        stop = loops.start() if run_loops else None
+        _log.info("control.started", version=__version__)
+        try:
+            yield
+        finally:
+            if stop is not None:
+                stop()
+            await teams.write_last_used()
+            await nodes.close()
+            await db.close()
+            _log.info("control.stopped")
+
+    app = FastAPI(
+        title="Alcove",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.db = db
+    app.state.nodes = nodes
+    app.state.teams = teams
+    app.state.templates = templates
+    app.state.sandboxes = sandboxes
+    app.state.sandbox_logs = SandboxLogs(db, nodes)
+    app.state.sandbox_reconciler = sandbox_reconciler
+    app.state.template_reconciler = template_reconciler
+    app.state.sampler = sampler
+    app.state.cluster_token = cluster_key
+    _add_routes(app)
+    _add_errors(app)
+    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Cors)
+    app.add_middleware(RequestLog)
+    _describe(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    app.include_router(observe_routes.router)
+    app.include_router(sandbox_routes.router)
+    app.include_router(template_routes.router)
+    app.include_router(team_routes.router)
+    app.include_router(event_routes.router)
+    app.include_router(internal_routes.router)
+    _add_probes(app)
+    _add_later_routes(app)
+
+
+def _add_probes(app: FastAPI) -> None:
+    @app.get("/health", tags=["health"], response_class=PlainTextResponse)
+    async def health() -> Response:
+        """The process answers."""
+        return PlainTextResponse("Health check successful")
+
+    @app.get(
+        "/ready",
+        tags=["health"],
+        response_class=Response,
+        responses={503: {"model": Error, "description": "Not ready; the message says why"}},
+    )
+    async def ready(request: Request) -> Response:
+        """Sandboxes can be made: the database and a node answer."""
+        problems = list(request.app.state.nodes.problems())
+        try:
+            await request.app.state.db.ping()
+        except Exception as error:
+            _log.warning("database.unreachable", why=str(error))
+            problems.append("the database does not answer; see `alcove logs control`")
+        if problems:
+            return json_response(Problem(503, "; ".join(problems)).body(), 503)
+        return json_response({"ready": True})
+
+    @app.get(
+        "/metrics",
+        tags=["internal"],
+        dependencies=[Cluster],
+        response_class=PlainTextResponse,
+        responses=errors(),
+    )
+    async def read_metrics(request: Request) -> Response:
+        """Prometheus metrics of this process."""
+        async with request.app.state.db.reading() as tx:
+            counts = await sandbox_store.count_by_state(tx)
+        metrics.sandboxes_running.set(counts[State.RUNNING])
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+_LATER: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/snapshots", "snapshots"),
+    ("POST", "/v3/templates", "template builds"),
+    ("POST", "/v2/templates/{template_id}/builds/{build_id}", "template builds"),
+    ("GET", "/templates/{template_id}/files/{hash}", "template builds"),
+    ("POST", "/templates/tags", "template tags"),
+    ("DELETE", "/templates/tags", "template tags"),
+    ("GET", "/templates/{template_id}/tags", "template tags"),
+    ("PATCH", "/v2/templates/{template_id}", "changes of templates"),
+    ("PATCH", "/templates/{template_id}", "changes of templates"),
+    ("DELETE", "/templates/{template_id:path}", "changes of templates"),
+    ("POST", "/volumes", "volumes"),
+    ("GET", "/volumes", "volumes"),
+    ("GET", "/volumes/{volume_id}", "volumes"),
+    ("DELETE", "/volumes/{volume_id}", "volumes"),
+    ("POST", "/secrets", "secrets"),
+    ("GET", "/secrets", "secrets"),
+    ("GET", "/secrets/{secret}", "secrets"),
+    ("POST", "/secrets/{secret}", "secrets"),
+    ("DELETE", "/secrets/{secret}", "secrets"),
+)
+"""What clients may ask for and this version does not have; the answer says so instead of 404."""
+
+
+def _add_later_routes(app: FastAPI) -> None:
+    for method, path, what in _LATER:
+        app.add_api_route(
+            path, _not_yet(what), methods=[method], status_code=501, include_in_schema=False
+        )
+
+
+def _not_yet(what: str) -> Callable[..., Awaitable[Response]]:
+    async def answer(caller: CallerOf) -> Response:  # noqa: ARG001 - only for its check
+        raise NotAvailableError(f"{what} are not available in this version of Alcove")
+
+    return answer
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ControlError)
+    async def _control(request: Request, error: ControlError) -> Response:
+        if error.status >= 500 or error.detail:
+            _log.warning(
+                "request.failed",
+                path=request.url.path,
+                status=error.status,
+                error=error.message,
+                detail=error.detail,
+            )
+        return json_response(error.problem().body(), error.status, dict(error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+        problem = Problem(400, _describe_invalid(error), ErrorCode.INVALID_REQUEST)
+        return json_response(problem.body(), 400)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return json_response(
+            _http_problem(request, error).body(), error.status_code, dict(error.headers or {})
+        )
+
+
+def _http_problem(request: Request, error: HTTPException) -> Problem:
+    route = f"{request.method} {request.url.path[:200]}"
+    match error.status_code:
+        case 404:
+            return Problem(404, f"{route} is not a route of this API", ErrorCode.NOT_FOUND)
+        case 405:
+            text = f"{route} is not a route of this API; the path exists with another method"
+            return Problem(405, text, ErrorCode.METHOD_NOT_ALLOWED)
+        case 413:
+            return Problem(413, str(error.detail), ErrorCode.TOO_LARGE)
+        case 400:
+            text = f"Error when parsing request: {error.detail}"
+            return Problem(400, text, ErrorCode.INVALID_REQUEST)
+        case _:
+            return Problem(error.status_code, str(error.detail))
+
+
+def _describe_invalid(error: RequestValidationError) -> str:
+    first: dict[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        position = first["loc"][-1]
+        return f"Error when parsing request: {first['ctx']['error']} at character {position}"
+    where = ".".join(str(part)[:80] for part in first["loc"])
+    if first["loc"] == ("body",):
+        return f"Error when parsing request: a JSON object is expected as body ({first['msg']})"
+    return f"validation error: {where}: {first['msg']}"
+
+
+def _describe(app: FastAPI) -> None:
+    """Serve an OpenAPI document that says what is really answered: 400, never FastAPI's 422."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        document = describe()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                unprocessable = operation["responses"].get("422", {})
+                if "HTTPValidationError" in str(unprocessable):
+                    del operation["responses"]["422"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _cluster_key(data_dir: Path) -> str:
+    """The secret our processes share; `alcove up` makes it, and so does whoever comes first."""
+    path = data_dir / "cluster.key"
+    if not path.exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        draft = data_dir / f"cluster.key.{os.getpid()}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        # Linked, not renamed: of two processes that come first, one wins and both read its key.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    key = path.read_text().strip()
+    if len(key) < 32:
+        raise SystemExit(f"{path} does not hold a key: remove it and run `alcove up` again")
+    return key
+
+
+def main() -> None:
+    settings = Settings()
+    telemetry.configure("control", settings.log_level)
+    uvicorn.run(
+        build_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=HeadLimitedProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=10,
+    )
+
+
+if __name__ == "__main__":
+    main()

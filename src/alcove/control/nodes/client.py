@@ -1,0 +1,183 @@
+"""How control speaks to a machine: the seam, its errors, and HTTP (messages: wire/node.py).
+
+NodeError
+├── NodeUnreachableError   nobody answers at its address, or it went away; the outcome is unknown
+├── NodeTimeoutError       no answer in time; the outcome is unknown
+├── NodeFullError          it has no room; nothing was done
+└── NodeRefusedError       it answered with another error
+"""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import httpx
+
+from alcove.wire.ids import BuildId, SandboxId
+from alcove.wire.node import (
+    ImageReport,
+    ImageSpec,
+    LogEntry,
+    NodeEvent,
+    NodeReport,
+    SandboxReport,
+    SandboxSpec,
+    SandboxUsage,
+)
+from alcove.wire.states import StopReason
+
+
+class NodeError(Exception):
+    pass
+
+
+class NodeUnreachableError(NodeError):
+    pass
+
+
+class NodeTimeoutError(NodeError):
+    pass
+
+
+class NodeFullError(NodeError):
+    pass
+
+
+class NodeRefusedError(NodeError):
+    pass
+
+
+class NodeClient(Protocol):
+    """One machine. Every call may be repeated; all raise NodeError."""
+
+    async def start(self, spec: SandboxSpec) -> SandboxReport: ...
+    async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None: ...
+    async def find(self, sandbox_id: SandboxId) -> SandboxReport | None: ...
+    async def list_all(self) -> list[SandboxReport]: ...
+    async def usage(self) -> dict[SandboxId, SandboxUsage]: ...
+    async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]: ...
+    async def build(self, spec: ImageSpec) -> ImageReport: ...
+    async def image(self, build_id: BuildId) -> ImageReport | None: ...
+    async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
+    async def report(self) -> NodeReport: ...
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        """What happens on the machine, from now on; the first event is "hello"."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+_CALL_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 30.0
+_CONNECT_TIMEOUT_S = 2.0
+_STREAM_SILENCE_S = 3600.0
+_MAX_EVENT_BYTES = 64 * 1024
+
+
+class HttpNode:
+    """A machine reached over HTTP, with connections kept open."""
+
+    def __init__(self, url: str, token: str, *, start_timeout_s: float) -> None:
+        self._start_timeout_s = start_timeout_s
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(_CALL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
+            # A proxy of the machine's environment has no business between our processes.
+            trust_env=False,
+        )
+
+    async def start(self, spec: SandboxSpec) -> SandboxReport:
+        path = f"/v1/sandboxes/{spec.sandbox_id}"
+        answer = await self._call("PUT", path, spec.to_json(), timeout_s=self._start_timeout_s)
+        return SandboxReport.from_json(answer)
+
+    async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
+        path = f"/v1/sandboxes/{sandbox_id}?reason={reason.value}"
+        await self._call("DELETE", path, timeout_s=_STOP_TIMEOUT_S, missing_ok=True)
+
+    async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
+        answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}", missing_ok=True)
+        return None if answer is None else SandboxReport.from_json(answer)
+
+    async def list_all(self) -> list[SandboxReport]:
+        answer = await self._call("GET", "/v1/sandboxes")
+        return [SandboxReport.from_json(entry) for entry in answer["sandboxes"]]
+
+    async def usage(self) -> dict[SandboxId, SandboxUsage]:
+        answer = await self._call("GET", "/v1/sandboxes/usage")
+        return {
+            SandboxId(key): SandboxUsage.from_json(value) for key, value in answer["usage"].items()
+        }
+
+    async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]:
+        path = f"/v1/sandboxes/{sandbox_id}/logs"
+        return _entries(await self._call("GET", path, missing_ok=True))
+
+    async def build(self, spec: ImageSpec) -> ImageReport:
+        path = f"/v1/images/{spec.build_id}"
+        return ImageReport.from_json(await self._call("PUT", path, spec.to_json()))
+
+    async def image(self, build_id: BuildId) -> ImageReport | None:
+        answer = await self._call("GET", f"/v1/images/{build_id}", missing_ok=True)
+        return None if answer is None else ImageReport.from_json(answer)
+
+    async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
+        path = f"/v1/images/{build_id}/logs?after={after}"
+        return _entries(await self._call("GET", path, missing_ok=True))
+
+    async def report(self) -> NodeReport:
+        return NodeReport.from_json(await self._call("GET", "/v1/node"))
+
+    async def events(self) -> AsyncIterator[NodeEvent]:
+        timeout = httpx.Timeout(_CALL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=_STREAM_SILENCE_S)
+        try:
+            async with self._http.stream("GET", "/v1/events", timeout=timeout) as response:
+                if response.status_code != 200:
+                    raise NodeRefusedError(f"GET /v1/events: status {response.status_code}")
+                async for line in response.aiter_lines():
+                    if 0 < len(line) <= _MAX_EVENT_BYTES:
+                        yield NodeEvent.from_json(json.loads(line))
+        except (httpx.HTTPError, ValueError, TypeError) as error:
+            raise NodeUnreachableError(f"GET /v1/events: {error!r}") from error
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float = _CALL_TIMEOUT_S,
+        missing_ok: bool = False,
+    ) -> Any:
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+        try:
+            response = await self._http.request(method, path, json=body, timeout=timeout)
+        except httpx.ConnectTimeout as error:
+            raise NodeUnreachableError(f"{method} {path}: {error!r}") from error
+        except httpx.TimeoutException as error:
+            raise NodeTimeoutError(f"{method} {path}: no answer in {timeout_s:g} s") from error
+        except httpx.HTTPError as error:
+            raise NodeUnreachableError(f"{method} {path}: {error!r}") from error
+        if response.status_code == 404 and missing_ok:
+            return None
+        if response.is_error:
+            raise _refusal(f"{method} {path}", response)
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            raise NodeRefusedError(f"{method} {path}: the answer is not JSON") from error
+
+
+def _entries(answer: Any) -> list[LogEntry]:
+    return [] if answer is None else [LogEntry.from_json(entry) for entry in answer["entries"]]
+
+
+def _refusal(call: str, response: httpx.Response) -> NodeError:
+    text = f"{call}: status {response.status_code}: {response.text[:500]}"
+    return NodeFullError(text) if response.status_code == 503 else NodeRefusedError(text)

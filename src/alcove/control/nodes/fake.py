@@ -1,0 +1,216 @@
+"""A machine that exists only in memory: for tests of control and simulations of many sandboxes.
+
+It keeps every promise of NodeClient: calls may be repeated, an older generation is refused, what
+was stopped is remembered, events are streamed. `fail` and `hold` make the next calls go wrong.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from time import time
+
+from alcove.control.nodes.client import NodeError, NodeRefusedError, NodeUnreachableError
+from alcove.wire.ids import BuildId, NodeId, SandboxId
+from alcove.wire.node import (
+    ImageReport,
+    ImageSpec,
+    LogEntry,
+    NodeEvent,
+    NodeReport,
+    SandboxReport,
+    SandboxSpec,
+    SandboxUsage,
+)
+from alcove.wire.states import BuildState, NodeSandboxState, StopReason
+
+_MIB = 1024 * 1024
+
+
+class FakeNode:
+    def __init__(self, recipes: tuple[str, ...] = ("base",), *, build_at_once: bool = True) -> None:
+        self.recipes = list(recipes)
+        self.build_at_once = build_at_once
+        self.sandboxes: dict[SandboxId, SandboxReport] = {}
+        self.specs: dict[SandboxId, SandboxSpec] = {}
+        self.images: dict[BuildId, ImageReport] = {}
+        self.boot_id = 1
+        self.reachable = True
+        self.fail: dict[str, NodeError] = {}
+        """Method name -> what its calls raise."""
+        self.hold: Callable[[str], Awaitable[None]] | None = None
+        """Awaited at the begin of every call, with the method's name."""
+        self.calls: dict[str, int] = {}
+        self._sequence = 0
+        self._listeners: set[asyncio.Queue[NodeEvent | None]] = set()
+
+    async def start(self, spec: SandboxSpec) -> SandboxReport:
+        await self._enter("start")
+        known = self.sandboxes.get(spec.sandbox_id)
+        if known is not None and known.generation > spec.generation:
+            raise NodeRefusedError(f"{spec.sandbox_id}: generation {spec.generation} is over")
+        if known is not None and known.generation == spec.generation:
+            return known
+        image = self.images.get(spec.build_id)
+        if image is None or image.state is not BuildState.READY:
+            raise NodeRefusedError(f"build {spec.build_id} is not here")
+        report = SandboxReport(
+            sandbox_id=spec.sandbox_id,
+            generation=spec.generation,
+            state=NodeSandboxState.RUNNING,
+            driver="fake",
+            isolation="none",
+            started_at=time(),
+        )
+        self.specs[spec.sandbox_id] = spec
+        self.sandboxes[spec.sandbox_id] = report
+        self._announce("sandbox.running", spec.sandbox_id)
+        return report
+
+    async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
+        await self._enter("stop")
+        self.end(sandbox_id, reason)
+
+    async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
+        await self._enter("find")
+        return self.sandboxes.get(sandbox_id)
+
+    async def list_all(self) -> list[SandboxReport]:
+        await self._enter("list_all")
+        return list(self.sandboxes.values())
+
+    async def usage(self) -> dict[SandboxId, SandboxUsage]:
+        await self._enter("usage")
+        return {
+            sandbox_id: SandboxUsage(
+                at=time(),
+                cpu_count=self.specs[sandbox_id].vcpu_count,
+                cpu_used_pct=1.5,
+                cpu_seconds=0.1,
+                mem_used=64 * _MIB,
+                mem_total=self.specs[sandbox_id].memory_mib * _MIB,
+                mem_cache=8 * _MIB,
+                disk_used=_MIB,
+                disk_total=self.specs[sandbox_id].disk_mib * _MIB,
+            )
+            for sandbox_id in self.running()
+        }
+
+    async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]:
+        await self._enter("logs")
+        report = self.sandboxes.get(sandbox_id)
+        if report is None or report.started_at is None:
+            return []
+        return [LogEntry(1, report.started_at, "info", "restored", {"logger": "node"})]
+
+    async def build(self, spec: ImageSpec) -> ImageReport:
+        await self._enter("build")
+        if spec.build_id not in self.images:
+            self.images[spec.build_id] = ImageReport(
+                build_id=spec.build_id,
+                template_id=spec.template_id,
+                recipe=spec.recipe,
+                state=BuildState.BUILDING,
+                vcpu_count=spec.vcpu_count,
+                memory_mib=spec.memory_mib,
+                disk_mib=spec.disk_mib,
+            )
+            if self.build_at_once:
+                self.finish_build(spec.build_id)
+        return self.images[spec.build_id]
+
+    async def image(self, build_id: BuildId) -> ImageReport | None:
+        await self._enter("image")
+        return self.images.get(build_id)
+
+    async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
+        await self._enter("image_logs")
+        if build_id not in self.images:
+            return []
+        steps = ("packages", "provision", "snapshot")
+        entries = [
+            LogEntry(number, 1000.0 + number, "info", f"{step} done", {"step": step})
+            for number, step in enumerate(steps, start=1)
+        ]
+        return [entry for entry in entries if entry.sequence > after]
+
+    async def report(self) -> NodeReport:
+        await self._enter("report")
+        return NodeReport(
+            node_id=NodeId("fake"),
+            version="0",
+            driver="fake",
+            isolation="none",
+            capabilities=[],
+            recipes=self.recipes,
+            cpu_count=64,
+            memory_mib=1024 * 1024,
+            memory_free_mib=1024 * 1024,
+            disk_free_mib=1024 * 1024,
+            sandboxes=len(self.running()),
+            slots_ready=1,
+            ready=True,
+        )
+
+    async def events(self) -> AsyncIterator[NodeEvent]:
+        await self._enter("events")
+        inbox: asyncio.Queue[NodeEvent | None] = asyncio.Queue()
+        self._listeners.add(inbox)
+        try:
+            yield NodeEvent(0, time(), "hello", detail=str(self.boot_id))
+            while (event := await inbox.get()) is not None:
+                yield event
+            raise NodeUnreachableError("the fake node was cut off")
+        finally:
+            self._listeners.discard(inbox)
+
+    async def close(self) -> None:
+        self.cut_off()
+
+    def running(self) -> list[SandboxId]:
+        return [
+            sandbox_id
+            for sandbox_id, report in self.sandboxes.items()
+            if report.state is NodeSandboxState.RUNNING
+        ]
+
+    def end(self, sandbox_id: SandboxId, reason: StopReason) -> None:
+        """The sandbox ends: by a call, or by itself."""
+        report = self.sandboxes.get(sandbox_id)
+        if report is None or report.state is NodeSandboxState.STOPPED:
+            return
+        self.sandboxes[sandbox_id] = replace(
+            report, state=NodeSandboxState.STOPPED, stopped_at=time(), stop_reason=reason
+        )
+        self._announce("sandbox.stopped", sandbox_id, reason.value)
+
+    def finish_build(self, build_id: BuildId, *, reason: str = "") -> None:
+        """End a build: well, or for `reason`."""
+        state = BuildState.ERROR if reason else BuildState.READY
+        self.images[build_id] = replace(
+            self.images[build_id],
+            state=state,
+            reason=reason,
+            agent_version="" if reason else "0.6.13",
+            finished_at=time(),
+        )
+        self._announce("image.failed" if reason else "image.ready", build_id, reason)
+
+    def cut_off(self) -> None:
+        """End all event streams, as a node that dies does."""
+        for inbox in self._listeners:
+            inbox.put_nowait(None)
+
+    async def _enter(self, method: str) -> None:
+        self.calls[method] = self.calls.get(method, 0) + 1
+        if self.hold is not None:
+            await self.hold(method)
+        if not self.reachable:
+            raise NodeUnreachableError("the fake node is away")
+        if method in self.fail:
+            raise self.fail[method]
+
+    def _announce(self, kind: str, subject: str, reason: str = "") -> None:
+        self._sequence += 1
+        event = NodeEvent(self._sequence, time(), kind, subject, reason)
+        for inbox in self._listeners:
+            inbox.put_nowait(event)

@@ -1,0 +1,160 @@
+"""What a sandbox shall be: the checked request, the record made from it, what its owner gets."""
+
+from dataclasses import dataclass, field
+
+from alcove.control.clock import MICROSECONDS
+from alcove.control.errors import (
+    ControlError,
+    CreateFailedError,
+    TimedOutError,
+    UnavailableError,
+)
+from alcove.control.nodes.client import (
+    NodeError,
+    NodeFullError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+)
+from alcove.control.sandboxes.network import Network
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Sandbox
+from alcove.control.templates.service import Resolved
+from alcove.control.usage import store as usage
+from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import NodeId, SandboxId, TeamId, new_sandbox_id
+
+_TEN_YEARS_HOURS = 87600
+_START_MARGIN_US = 30 * MICROSECONDS
+"""A start is given up this long after the machine should have answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_hours: int
+    """0: ten years."""
+    concurrent: int
+    start_timeout_s: float
+
+    @property
+    def hours(self) -> int:
+        return self.max_hours or _TEN_YEARS_HOURS
+
+    @property
+    def max_life_us(self) -> int:
+        return self.hours * 3600 * MICROSECONDS
+
+    def start_deadline(self, now: int) -> int:
+        return now + round(self.start_timeout_s * MICROSECONDS) + _START_MARGIN_US
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A sandbox as a client asked for it, checked."""
+
+    template: str
+    timeout_s: int
+    network: Network
+    allow_internet: bool | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A sandbox with what its owner needs to reach it."""
+
+    sandbox: Sandbox
+    access_token: str
+    traffic_token: str | None
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the edge must know to reach a sandbox and to guard it."""
+
+    sandbox_id: SandboxId
+    generation: int
+    node_ingress: str
+    access_token: str
+    traffic_token: str | None
+    mask_request_host: str | None
+
+
+def sandbox(
+    team_id: TeamId,
+    template: Resolved,
+    wanted: Wanted,
+    *,
+    node_id: NodeId,
+    now: int,
+    start_deadline: int,
+    keyed: bool,
+) -> Sandbox:
+    build = template.build
+    return Sandbox(
+        id=new_sandbox_id(),
+        generation=1,
+        state=State.STARTING,
+        team_id=team_id,
+        template_id=template.template_id,
+        build_id=build.id,
+        alias=template.alias,
+        node_id=node_id,
+        vcpu_count=build.vcpu_count,
+        memory_mib=build.memory_mib,
+        disk_mib=build.disk_mib,
+        envd_version=build.envd_version,
+        created_at=now,
+        started_at=now,
+        end_at=now + wanted.timeout_s * MICROSECONDS,
+        start_deadline=start_deadline,
+        stopped_at=None,
+        stop_reason=None,
+        metadata=wanted.metadata,
+        network=wanted.network.given,
+        allow_internet=wanted.allow_internet,
+        public_traffic=wanted.network.public_traffic,
+        keyed=keyed,
+    )
+
+
+def usage_entry(made: Sandbox, now: int) -> usage.Entry:
+    return usage.Entry(
+        team_id=made.team_id,
+        sandbox_id=made.id,
+        generation=made.generation,
+        template_id=made.template_id,
+        vcpu_count=made.vcpu_count,
+        memory_mib=made.memory_mib,
+        disk_mib=made.disk_mib,
+        opened_at=now,
+    )
+
+
+def start_error(error: NodeError) -> ControlError:
+    match error:
+        case NodeFullError():
+            return UnavailableError(
+                "The node has no room for another sandbox; end one or try again later",
+                error_code=ErrorCode.CAPACITY,
+                detail=str(error),
+            )
+        case NodeUnreachableError():
+            return UnavailableError(
+                "The node does not answer; try again in a moment",
+                error_code=ErrorCode.NO_NODE,
+                detail=str(error),
+            )
+        case NodeTimeoutError():
+            return TimedOutError(
+                "The sandbox did not start in time; nothing of it is left",
+                error_code=ErrorCode.PLACEMENT_TIMEOUT,
+                detail=str(error),
+            )
+        case _:
+            return CreateFailedError(
+                "The sandbox did not start; nothing of it is left. Try again, and see "
+                "`alcove logs` if it stays so",
+                detail=str(error),
+            )

@@ -1,0 +1,151 @@
+"""Bodies of the sandbox routes (contract e2b 2.4 to 2.8)."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from alcove.control.api import Body, LogLevel, Text
+from alcove.wire.states import SandboxState
+
+Seconds = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+Pairs = dict[Text, Text]
+TemplateName = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+
+
+class Network(Body):
+    """Network settings; see docs/reference/api.md for those this version can enforce."""
+
+    allowOut: list[Text] | None = None
+    denyOut: list[Text] | None = None
+    dnsServers: list[Text] | None = None
+    rules: dict[Text, Any] | None = None
+    egressProxy: dict[str, Any] | None = None
+    allowPublicTraffic: bool | None = None
+    maskRequestHost: Text | None = None
+    httpsPorts: list[int] | None = None
+
+
+class AutoResume(Body):
+    enabled: bool
+
+
+class VolumeMount(Body):
+    name: Text
+    path: Text
+
+
+class NewSandbox(Body):
+    """Body of POST /v2/sandboxes."""
+
+    templateID: TemplateName
+    timeout: Seconds = 300
+    autoPause: bool = False
+    autoPauseMemory: bool | None = None
+    autoResume: AutoResume | None = None
+    allow_internet_access: bool | None = None
+    network: Network | None = None
+    metadata: Pairs | None = None
+    envVars: Pairs | None = None
+    mcp: dict[str, Any] | None = None
+    iam: dict[str, Any] | None = None
+    volumeMounts: list[VolumeMount] | None = None
+
+
+class NewSandboxV1(NewSandbox):
+    """Body of POST /sandboxes: shorter default life, and `secure` (ignored: always secured)."""
+
+    timeout: Seconds = 15
+    secure: bool | None = None
+
+
+class ConnectV1(Body):
+    timeout: Seconds
+    memory: bool | None = None
+
+
+class Connect(ConnectV1):
+    timeout: Seconds = 300
+
+
+class Timeout(Body):
+    timeout: Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Refresh(Body):
+    duration: Annotated[int, Field(ge=0, le=3600)] | None = None
+
+
+class Sandbox(BaseModel):
+    templateID: str
+    sandboxID: str
+    clientID: str
+    alias: str | None = None
+    envdVersion: str
+    envdAccessToken: str
+    trafficAccessToken: str | None = None
+    domain: str | None = None
+
+
+class Lifecycle(BaseModel):
+    autoResume: bool
+    onTimeout: str
+
+
+class ListedSandbox(BaseModel):
+    templateID: str
+    sandboxID: str
+    clientID: str
+    alias: str | None = None
+    startedAt: str
+    endAt: str
+    cpuCount: int
+    memoryMB: int
+    diskSizeMB: int
+    metadata: dict[str, str]
+    state: SandboxState
+    envdVersion: str
+
+
+class SandboxDetail(ListedSandbox):
+    envdAccessToken: str
+    allowInternetAccess: bool | None = None
+    domain: str | None = None
+    network: dict[str, Any]
+    lifecycle: Lifecycle
+
+
+class Metric(BaseModel):
+    timestamp: str
+    timestampUnix: int
+    cpuCount: int
+    cpuUsedPct: float
+    memUsed: int
+    memTotal: int
+    memCache: int
+    diskUsed: int
+    diskTotal: int
+
+
+class Metrics(BaseModel):
+    sandboxes: dict[str, Metric]
+
+
+class LogLine(BaseModel):
+    timestamp: str
+    line: str
+
+
+class LogEntry(BaseModel):
+    timestamp: str
+    level: LogLevel
+    message: str
+    fields: dict[str, str]
+
+
+class Logs(BaseModel):
+    logs: list[LogLine]
+    logEntries: list[LogEntry]
+
+
+class LogsV2(BaseModel):
+    logs: list[LogEntry]

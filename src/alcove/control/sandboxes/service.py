@@ -1,0 +1,424 @@
+"""Decides what happens to sandboxes, and writes it down before and after it happens.
+
+Every change is: intent committed, act with no transaction open, result committed and guarded.
+What a crash leaves between any two of these, reconcile.py finishes.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import structlog
+
+from alcove.concurrency import shielded
+from alcove.control import metrics
+from alcove.control.clock import MICROSECONDS, now_us, rfc3339
+from alcove.control.db import Database, Tx
+from alcove.control.errors import (
+    ConflictError,
+    ControlError,
+    CreateFailedError,
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    LimitReachedError,
+    NotFoundError,
+    UnavailableError,
+)
+from alcove.control.events import store as events
+from alcove.control.events.store import EventKind
+from alcove.control.nodes.client import NodeError
+from alcove.control.nodes.service import Nodes
+from alcove.control.sandboxes import idempotency, plan, store
+from alcove.control.sandboxes.idempotency import Idempotency
+from alcove.control.sandboxes.plan import Created, Limits, Routed, Wanted
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Filter, Sandbox
+from alcove.control.teams import store as teams
+from alcove.control.teams.service import Caller
+from alcove.control.templates import store as template_store
+from alcove.control.templates.service import TemplateNotReadyError, Templates
+from alcove.control.usage import store as usage
+from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import SandboxId, TemplateId
+from alcove.wire.node import SandboxSpec
+from alcove.wire.states import StopReason
+from alcove.wire.tokens import access_token, traffic_token
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+MIN_REFRESH_S = 15
+
+
+async def _no_checkpoint(_name: str) -> None:
+    pass
+
+
+class Sandboxes:
+    def __init__(
+        self,
+        db: Database,
+        nodes: Nodes,
+        templates: Templates,
+        *,
+        token_seed: bytes,
+        domain: str,
+        limits: Limits,
+        clock: Callable[[], int] = now_us,
+        checkpoint: Callable[[str], Awaitable[None]] = _no_checkpoint,
+    ) -> None:
+        """`checkpoint` is awaited between the steps of a change; crash tests die in it."""
+        self._db = db
+        self._nodes = nodes
+        self._templates = templates
+        self._token_seed = token_seed
+        self._domain = domain
+        self._limits = limits
+        self._clock = clock
+        self._checkpoint = checkpoint
+        self.deadlines_changed = asyncio.Event()
+        """Set whenever a sandbox may end sooner than the expiry loop thinks."""
+
+    async def create(
+        self, caller: Caller, wanted: Wanted, key: Idempotency | None = None
+    ) -> Created:
+        """Start a sandbox and return once it answers. Finishes although the caller goes away."""
+        return await _to_its_end(self._create(caller, wanted, key), name="sandbox.create")
+
+    async def _create(self, caller: Caller, wanted: Wanted, key: Idempotency | None) -> Created:
+        self._check_timeout(wanted.timeout_s)
+        begun = time.perf_counter()
+        try:
+            planned = await self._intend(caller, wanted, key)
+        except TemplateNotReadyError as error:
+            raise await self._templates.explain(error) from error
+        if isinstance(planned, Created):
+            return planned
+        sandbox = planned
+        await self._checkpoint("intent written")
+        asked = time.perf_counter()
+
+        try:
+            await self._nodes.client(sandbox.node_id).start(self._spec(sandbox, wanted))
+        except NodeError as error:
+            await self.give_up(sandbox, str(error))
+            raise plan.start_error(error) from error
+        await self._checkpoint("node started")
+        answered = time.perf_counter()
+
+        running = await self.finish_start(sandbox, timeout_us=wanted.timeout_s * MICROSECONDS)
+        await self._checkpoint("result written")
+        if running is None:
+            running = await self._decided_meanwhile(sandbox)
+        _measure(intent=asked - begun, node=answered - asked, result=time.perf_counter() - answered)
+        return self._created(running)
+
+    async def _decided_meanwhile(self, sandbox: Sandbox) -> Sandbox:
+        """The reconcile step thought this start interrupted; what it wrote down counts."""
+        async with self._db.reading() as tx:
+            current = await store.find(tx, sandbox.id)
+        if current is not None and current.state is State.RUNNING:
+            return current
+        await self._stop_quietly(sandbox, StopReason.START_FAILED)
+        raise CreateFailedError("The sandbox did not start in time; nothing of it is left")
+
+    async def _intend(
+        self, caller: Caller, wanted: Wanted, key: Idempotency | None
+    ) -> Sandbox | Created:
+        """Commit the intent; or return what an earlier request with the same key made."""
+        async with self._db.transaction() as tx:
+            # What the team has, and which keys it used, is looked at by one create at a time.
+            await teams.lock_team(tx, caller.team_id)
+            if key is not None and (earlier := await self._replay(tx, caller, key)) is not None:
+                return earlier
+            return await self._plan(tx, caller, wanted, key)
+
+    async def get(self, caller: Caller, sandbox_id: SandboxId) -> Created:
+        async with self._db.reading() as tx:
+            return self._created(await self._visible(tx, caller, sandbox_id))
+
+    async def page(
+        self, wanted: Filter, *, after: tuple[int, str] | None, limit: int
+    ) -> tuple[list[Sandbox], int]:
+        """A page, and how many there are in all."""
+        now = self._clock()
+        async with self._db.reading() as tx:
+            found = await store.page(tx, wanted, now=now, after=after, limit=limit)
+            return found, await store.count(tx, wanted, now=now)
+
+    async def template_ids(self, caller: Caller, name: str) -> list[TemplateId]:
+        async with self._db.reading() as tx:
+            return await self._templates.find_ids(tx, caller, name)
+
+    async def route(self, sandbox_id: SandboxId) -> Routed | None:
+        """How the edge reaches a sandbox; None when it does not run."""
+        async with self._db.reading() as tx:
+            route = await store.find_route(tx, sandbox_id, self._clock())
+        ingress = None if route is None else self._nodes.ingress(route.node_id)
+        if route is None or ingress is None:
+            return None
+        return Routed(
+            sandbox_id=sandbox_id,
+            generation=route.generation,
+            node_ingress=ingress,
+            access_token=access_token(self._token_seed, sandbox_id),
+            traffic_token=self._traffic_token(sandbox_id, public=route.public_traffic),
+            mask_request_host=route.network.get("maskRequestHost"),
+        )
+
+    async def connect(
+        self, caller: Caller, sandbox_id: SandboxId, timeout_s: int
+    ) -> tuple[Created, bool]:
+        """Make sure it runs for at least `timeout_s` more; the flag says whether it was resumed."""
+        if timeout_s < 0:
+            raise InvalidRequestError("Timeout must not be negative")
+        self._check_length(timeout_s)
+        sandbox = await self._move_end(caller, sandbox_id, timeout_s, only_extend=True)
+        return self._created(sandbox), False
+
+    async def set_timeout(self, caller: Caller, sandbox_id: SandboxId, timeout_s: int) -> None:
+        """End the sandbox `timeout_s` from now, sooner or later than planned; 0 ends it at once."""
+        await self._move_end(caller, sandbox_id, timeout_s, only_extend=False)
+
+    async def refresh(self, caller: Caller, sandbox_id: SandboxId, duration_s: int) -> None:
+        """Keep it alive for at least `duration_s` more."""
+        await self._move_end(caller, sandbox_id, max(duration_s, MIN_REFRESH_S), only_extend=True)
+
+    async def kill(self, caller: Caller, sandbox_id: SandboxId) -> None:
+        """End a sandbox. Returns once it is gone; several callers may kill the same one."""
+        async with self._db.transaction() as tx:
+            sandbox = await store.mark_stopping(
+                tx, sandbox_id, StopReason.KILLED, team_id=caller.team_id
+            )
+        if sandbox is None:
+            raise _no_such_sandbox(sandbox_id)
+        await self._checkpoint("stop intent written")
+        await _to_its_end(self.resume_stop(sandbox), name="sandbox.kill")
+
+    async def abandon(self, sandbox: Sandbox) -> None:
+        """End a sandbox whose maker went away before learning its id."""
+        async with self._db.transaction() as tx:
+            stopping = await store.mark_stopping(tx, sandbox.id, StopReason.KILLED)
+        if stopping is not None:
+            await self.resume_stop(stopping)
+
+    async def expire(self, sandbox: Sandbox) -> None:
+        """End a sandbox whose time is over, unless it was extended meanwhile."""
+        async with self._db.transaction() as tx:
+            stopping = await store.mark_stopping(
+                tx, sandbox.id, StopReason.TIMEOUT, expired_at=self._clock()
+            )
+        if stopping is not None:
+            await self.resume_stop(stopping)
+
+    async def finish_start(self, sandbox: Sandbox, *, timeout_us: int) -> Sandbox | None:
+        """Write down that a start succeeded; None when it was given up before."""
+        now = self._clock()
+        end_at = now + timeout_us
+        async with self._db.transaction() as tx:
+            if not await store.mark_running(tx, sandbox, started_at=now, end_at=end_at):
+                return None
+            await usage.open_entry(tx, plan.usage_entry(sandbox, now))
+            await template_store.note_spawn(tx, sandbox.template_id, now)
+            data = {"template_id": sandbox.template_id, "end_at": rfc3339(end_at)}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.STARTED, at=now, data=data
+            )
+        self.deadlines_changed.set()
+        metrics.sandboxes_started.inc()
+        _log.info("sandbox.started", sandbox_id=sandbox.id, team_id=sandbox.team_id)
+        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at)
+
+    async def give_up(self, sandbox: Sandbox, why: str) -> bool:
+        """Remove what a failed start left and write down that it failed."""
+        await self._stop_quietly(sandbox, StopReason.START_FAILED)
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await store.mark_failed(tx, sandbox, at=now):
+                return False
+            data = {"reason": StopReason.START_FAILED.value}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.FAILED, at=now, data=data
+            )
+        metrics.sandboxes_failed.inc()
+        _log.warning("sandbox.failed", sandbox_id=sandbox.id, team_id=sandbox.team_id, why=why)
+        return True
+
+    async def finish_stop(self, sandbox: Sandbox, reason: StopReason) -> bool:
+        """Write down that a sandbox is gone and close its usage."""
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await store.mark_stopped(tx, sandbox, reason, at=now):
+                return False
+            await usage.close_entry(tx, sandbox.id, sandbox.generation, now)
+            data = {"reason": reason.value}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.STOPPED, at=now, data=data
+            )
+        metrics.sandboxes_stopped.labels(reason.value).inc()
+        _log.info(
+            "sandbox.stopped", sandbox_id=sandbox.id, team_id=sandbox.team_id, reason=reason.value
+        )
+        return True
+
+    async def _replay(self, tx: Tx, caller: Caller, key: Idempotency) -> Created | None:
+        """The answer an earlier request with this key got, or None if there was none."""
+        used = await idempotency.find(tx, caller.team_id, key.key, self._clock())
+        if used is None:
+            return None
+        if used.body_hash != key.body_hash:
+            raise IdempotencyMismatchError(
+                "This Idempotency-Key was used with another request body; use a new key"
+            )
+        sandbox = await store.find(tx, used.sandbox_id)
+        if sandbox is None:
+            return None
+        if sandbox.state is State.STARTING:
+            raise ConflictError(
+                "A request with this Idempotency-Key is being carried out; repeat it in a moment",
+                error_code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+            )
+        return self._created(sandbox)
+
+    async def _plan(
+        self, tx: Tx, caller: Caller, wanted: Wanted, key: Idempotency | None
+    ) -> Sandbox:
+        """Check that the sandbox may and can be made, and write down that it shall be."""
+        template = await self._templates.resolve(tx, caller, wanted.template)
+        await self._check_limit(tx, caller)
+        node_id = self._nodes.choose(template.build.memory_mib, template.build.disk_mib)
+        now = self._clock()
+        sandbox = plan.sandbox(
+            caller.team_id,
+            template,
+            wanted,
+            node_id=node_id,
+            now=now,
+            start_deadline=self._limits.start_deadline(now),
+            keyed=key is not None,
+        )
+        await store.insert_sandbox(tx, sandbox)
+        if key is not None:
+            await idempotency.claim(tx, caller.team_id, key, sandbox.id, now)
+        return sandbox
+
+    async def _check_limit(self, tx: Tx, caller: Caller) -> None:
+        limit = caller.team.concurrent_sandboxes
+        if limit is None:
+            limit = self._limits.concurrent
+        if await store.count_alive(tx, caller.team_id) >= limit:
+            raise LimitReachedError(
+                f"Your team may have {limit} sandboxes at once and has them; end one first"
+            )
+
+    def _check_timeout(self, timeout_s: int) -> None:
+        if timeout_s <= 0:
+            raise InvalidRequestError("Timeout must be greater than 0")
+        self._check_length(timeout_s)
+
+    def _check_length(self, timeout_s: int) -> None:
+        if timeout_s * MICROSECONDS > self._limits.max_life_us:
+            raise InvalidRequestError(f"Timeout cannot be greater than {self._limits.hours} hours")
+
+    async def _visible(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
+        sandbox = await store.find_visible(tx, caller.team_id, sandbox_id, self._clock())
+        if sandbox is None:
+            raise _no_such_sandbox(sandbox_id)
+        return sandbox
+
+    async def _move_end(
+        self, caller: Caller, sandbox_id: SandboxId, timeout_s: int, *, only_extend: bool
+    ) -> Sandbox:
+        async with self._db.transaction() as tx:
+            sandbox = await self._visible(tx, caller, sandbox_id)
+            now = self._clock()
+            latest = sandbox.started_at + self._limits.max_life_us
+            end_at = await store.change_end(
+                tx,
+                sandbox,
+                end_at=min(now + timeout_s * MICROSECONDS, latest),
+                now=now,
+                only_extend=only_extend,
+            )
+            if end_at is None:
+                raise _no_such_sandbox(sandbox_id)
+            if end_at != sandbox.end_at:
+                data = {"end_at": rfc3339(end_at)}
+                kind = EventKind.TIMEOUT_CHANGED
+                await events.record(tx, sandbox.team_id, sandbox.id, kind=kind, at=now, data=data)
+        if end_at < sandbox.end_at:
+            self.deadlines_changed.set()
+        return replace(sandbox, end_at=end_at)
+
+    async def resume_stop(self, sandbox: Sandbox) -> None:
+        """Carry out a written intent to stop. Raises UnavailableError while the node is away."""
+        assert sandbox.stop_reason is not None
+        try:
+            await self._nodes.client(sandbox.node_id).stop(sandbox.id, sandbox.stop_reason)
+        except NodeError as error:
+            raise UnavailableError(
+                "The sandbox's node does not answer; the sandbox is unreachable and will be ended "
+                "as soon as the node is back",
+                detail=str(error),
+            ) from error
+        await self._checkpoint("node stopped")
+        await self.finish_stop(sandbox, sandbox.stop_reason)
+
+    async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> None:
+        try:
+            await self._nodes.client(sandbox.node_id).stop(sandbox.id, reason)
+        except NodeError as error:
+            # The reconcile step stops what a machine still has of a failed sandbox.
+            _log.warning("sandbox.not_removed", sandbox_id=sandbox.id, why=str(error))
+
+    def _spec(self, sandbox: Sandbox, wanted: Wanted) -> SandboxSpec:
+        return SandboxSpec(
+            sandbox_id=sandbox.id,
+            generation=sandbox.generation,
+            template_id=sandbox.template_id,
+            build_id=sandbox.build_id,
+            access_token=access_token(self._token_seed, sandbox.id),
+            vcpu_count=sandbox.vcpu_count,
+            memory_mib=sandbox.memory_mib,
+            disk_mib=sandbox.disk_mib,
+            env_vars=wanted.env_vars,
+            internet=wanted.network.internet,
+        )
+
+    def _created(self, sandbox: Sandbox) -> Created:
+        return Created(
+            sandbox=sandbox,
+            access_token=access_token(self._token_seed, sandbox.id),
+            traffic_token=self._traffic_token(sandbox.id, public=sandbox.public_traffic),
+            domain=self._domain,
+        )
+
+    def _traffic_token(self, sandbox_id: SandboxId, *, public: bool) -> str | None:
+        return None if public else traffic_token(self._token_seed, sandbox_id)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
+    """Await `work`, which goes on although the caller is cancelled; pass on what it raises."""
+
+    async def outcome() -> _T | ControlError:
+        try:
+            return await work
+        except ControlError as error:
+            # An expected answer, not a failed task for the log.
+            return error
+
+    result = await shielded(outcome(), name=name)
+    if isinstance(result, ControlError):
+        raise result
+    return result
+
+
+def _measure(**phases: float) -> None:
+    for phase, seconds in phases.items():
+        metrics.sandbox_create_seconds.labels(phase).observe(seconds)
+
+
+def _no_such_sandbox(sandbox_id: SandboxId) -> NotFoundError:
+    return NotFoundError(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")

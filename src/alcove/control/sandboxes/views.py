@@ -1,0 +1,77 @@
+"""How sandboxes, and what they use, look on the wire."""
+
+from typing import Any
+
+from alcove.control.clock import MICROSECONDS, rfc3339
+from alcove.control.sandboxes.history import Point
+from alcove.control.sandboxes.plan import Created
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Sandbox
+from alcove.wire.ids import CLIENT_ID
+from alcove.wire.states import SandboxState
+
+
+def created_json(created: Created) -> dict[str, Any]:
+    sandbox = created.sandbox
+    shown: dict[str, Any] = {
+        "templateID": sandbox.template_id,
+        "sandboxID": sandbox.id,
+        "clientID": CLIENT_ID,
+        "envdVersion": sandbox.envd_version,
+        "envdAccessToken": created.access_token,
+        "trafficAccessToken": created.traffic_token,
+        "domain": created.domain,
+    }
+    if sandbox.alias is not None:
+        shown["alias"] = sandbox.alias
+    return shown
+
+
+def listed_json(sandbox: Sandbox) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "templateID": sandbox.template_id,
+        "sandboxID": sandbox.id,
+        "clientID": CLIENT_ID,
+        "startedAt": rfc3339(sandbox.started_at),
+        "endAt": rfc3339(sandbox.end_at),
+        "cpuCount": sandbox.vcpu_count,
+        "memoryMB": sandbox.memory_mib,
+        "diskSizeMB": sandbox.disk_mib,
+        "metadata": sandbox.metadata,
+        "state": _public(sandbox.state).value,
+        "envdVersion": sandbox.envd_version,
+    }
+    if sandbox.alias is not None:
+        shown["alias"] = sandbox.alias
+    return shown
+
+
+def detail_json(created: Created) -> dict[str, Any]:
+    sandbox = created.sandbox
+    return listed_json(sandbox) | {
+        "envdAccessToken": created.access_token,
+        "allowInternetAccess": sandbox.allow_internet,
+        "domain": created.domain,
+        "network": sandbox.network,
+        "lifecycle": {"autoResume": False, "onTimeout": "kill"},
+    }
+
+
+def metric_json(point: Point) -> dict[str, Any]:
+    return {
+        "timestamp": rfc3339(point.at),
+        "timestampUnix": point.at // MICROSECONDS,
+        "cpuCount": point.cpu_count,
+        "cpuUsedPct": point.cpu_used_pct,
+        "memUsed": point.mem_used,
+        "memTotal": point.mem_total,
+        "memCache": point.mem_cache,
+        "diskUsed": point.disk_used,
+        "diskTotal": point.disk_total,
+    }
+
+
+def _public(state: State) -> SandboxState:
+    """Only running sandboxes are shown for now; pausing will add its own states."""
+    assert state is State.RUNNING
+    return SandboxState.RUNNING

@@ -1,0 +1,53 @@
+"""Settings of the control process, read from ALCOVE_CONTROL_* and built only in main.py."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Every field is documented in docs/reference/settings/control.md; a house test checks."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ALCOVE_CONTROL_", frozen=True, use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Path("/var/lib/alcove")
+    """Where cluster.key, the embedded database and local.env are."""
+
+    host: str = "127.0.0.1"
+    """Address the API listens on."""
+
+    port: Port = 3000
+    """TCP port the API listens on."""
+
+    database_url: str = ""
+    """SQLAlchemy URL, postgresql+asyncpg://... for PostgreSQL; empty: SQLite in data_dir."""
+
+    domain: str = "alcove.localhost"
+    """Domain under which the edge serves sandboxes; told to clients in every sandbox object."""
+
+    node_url: str = "http://127.0.0.1:3004"
+    """Address of the node's API."""
+
+    node_ingress: str = "127.0.0.1:3005"
+    """Address of the node's ingress, handed to the edge."""
+
+    max_sandbox_hours: Annotated[int, Field(ge=0, le=87600)] = 24
+    """Longest life of a sandbox, from its start; 0: ten years."""
+
+    concurrent_sandboxes: Annotated[int, Field(ge=0)] = 1000
+    """Sandboxes a team may have at once, unless the team's own limit says otherwise."""
+
+    start_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a node may take to start a sandbox before it is given up."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+
+    def database(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'control.db'}"

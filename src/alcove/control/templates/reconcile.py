@@ -1,0 +1,161 @@
+"""Makes the templates that ship with Alcove exist and stay usable: one idempotent step.
+
+no build ──▶ WAITING ──▶ BUILDING ──▶ READY ──image lost──▶ ERROR, new build
+                             │          └──out of date──▶ serves on until its successor is ready
+                             └──────▶ ERROR ──after a growing pause──▶ new build
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from alcove.control.clock import MICROSECONDS, now_us
+from alcove.control.db import Database
+from alcove.control.nodes.client import NodeError
+from alcove.control.nodes.service import Node, Nodes
+from alcove.control.templates import store
+from alcove.control.templates.store import DEFAULT_TAG, Build, Template
+from alcove.wire.ids import NodeId, new_build_id, new_template_id
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec
+from alcove.wire.states import BuildState
+
+_log = structlog.get_logger()
+
+_VCPU_COUNT, _MEMORY_MIB, _DISK_MIB = 2, 1024, 10240
+"""Size of a shipped template, unless its recipe says otherwise (the node reports what it made)."""
+
+_FIRST_RETRY_US = 30 * MICROSECONDS
+_LONGEST_RETRY_US = 3600 * MICROSECONDS
+
+
+class TemplateReconciler:
+    def __init__(self, db: Database, nodes: Nodes, clock: Callable[[], int] = now_us) -> None:
+        self._db = db
+        self._nodes = nodes
+        self._clock = clock
+
+    async def step(self) -> None:
+        for node in self._nodes.all():
+            if node.report is None or node.problem:
+                continue
+            for recipe in node.report.recipes:
+                template, builds = await self._ensure_template(node.node_id, recipe)
+                stale = bool(builds) and await self._follow(node, template, builds[0])
+                builds = await self._builds(template)
+                if stale or self._needs_build(builds):
+                    await self._begin_build(node, template, builds)
+
+    async def _ensure_template(self, node_id: NodeId, recipe: str) -> tuple[Template, list[Build]]:
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            template = await store.find_by_recipe(tx, recipe)
+            if template is None:
+                template = Template(new_template_id(), None, recipe, True, now, now, None, 0)
+                await store.insert_template(tx, template, "", (recipe,))
+                _log.info("template.created", template_id=template.id, recipe=recipe, on=node_id)
+            return template, await store.builds_of(tx, template.id, limit=1)
+
+    async def _builds(self, template: Template) -> list[Build]:
+        async with self._db.reading() as tx:
+            return await store.builds_of(tx, template.id, limit=20)
+
+    def _needs_build(self, builds: list[Build]) -> bool:
+        """Whether to begin another build: at once for the first, later and later after failures."""
+        if not builds:
+            return True
+        newest = builds[0]
+        if newest.state is not BuildState.ERROR:
+            return False
+        if newest.ready_at is not None:
+            return True
+        failures = 0
+        for build in builds:
+            if build.state is not BuildState.ERROR or build.ready_at is not None:
+                break
+            failures += 1
+        pause = min(_FIRST_RETRY_US << (failures - 1), _LONGEST_RETRY_US)
+        return self._clock() >= newest.updated_at + pause
+
+    async def _begin_build(self, node: Node, template: Template, builds: list[Build]) -> None:
+        now = self._clock()
+        # A clock that was set back must not make the new build look older than the last one.
+        created = max(now, builds[0].created_at + 1) if builds else now
+        build = Build(
+            id=new_build_id(),
+            template_id=template.id,
+            node_id=node.node_id,
+            state=BuildState.WAITING,
+            vcpu_count=_VCPU_COUNT,
+            memory_mib=_MEMORY_MIB,
+            disk_mib=_DISK_MIB,
+            envd_version="",
+            reason="",
+            created_at=created,
+            updated_at=now,
+            ready_at=None,
+            finished_at=None,
+        )
+        async with self._db.transaction() as tx:
+            await store.insert_build(tx, build)
+        _log.info("build.created", build_id=build.id, template_id=template.id)
+        await self._follow(node, template, build)
+
+    async def _follow(self, node: Node, template: Template, build: Build) -> bool:
+        """Compare one build with what the machine has, and write down or begin what is missing.
+
+        True when the build is ready and out of date.
+        """
+        if build.state is BuildState.ERROR:
+            return False
+        try:
+            image = await node.client.image(build.id)
+            if image is None and build.state is not BuildState.READY:
+                image = await node.client.build(_spec(template, build))
+        except NodeError as error:
+            _log.warning("build.unknown", build_id=build.id, why=str(error))
+            return False
+        if image is None:
+            await self._change(build, BuildState.ERROR, "the image is no longer on the node")
+        elif image.state is BuildState.READY and build.state is not BuildState.READY:
+            await self._finish(build, image)
+        elif image.state is not build.state:
+            await self._change(build, image.state, image.reason)
+        return image is not None and image.stale
+
+    async def _finish(self, build: Build, image: ImageReport) -> None:
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await store.change_state(tx, build, BuildState.READY, at=now):
+                return
+            await store.write_size(
+                tx,
+                build.id,
+                vcpu_count=image.vcpu_count,
+                memory_mib=image.memory_mib,
+                disk_mib=image.disk_mib,
+                envd_version=image.agent_version or AGENT_VERSION,
+            )
+            await store.set_tag(tx, build.template_id, DEFAULT_TAG, build.id, now)
+        _log.info("build.finished", build_id=build.id, template_id=build.template_id)
+
+    async def _change(self, build: Build, state: BuildState, reason: str) -> None:
+        async with self._db.transaction() as tx:
+            if not await store.change_state(
+                tx, build, state, at=self._clock(), reason=reason[:2000]
+            ):
+                return
+            if state is BuildState.ERROR:
+                await store.drop_tags_of(tx, build.id)
+        _log.info("build.changed", build_id=build.id, state=state.value, why=reason)
+
+
+def _spec(template: Template, build: Build) -> ImageSpec:
+    assert template.recipe is not None
+    return ImageSpec(
+        build_id=build.id,
+        template_id=template.id,
+        recipe=template.recipe,
+        vcpu_count=build.vcpu_count,
+        memory_mib=build.memory_mib,
+        disk_mib=build.disk_mib,
+    )

@@ -1,0 +1,191 @@
+"""Templates: which build a name means, and what the API shows of them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alcove.control.clock import now_us
+from alcove.control.db import Database, Tx
+from alcove.control.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+)
+from alcove.control.nodes.client import NodeError
+from alcove.control.nodes.service import Nodes
+from alcove.control.teams.service import Caller
+from alcove.control.templates import store
+from alcove.control.templates.store import DEFAULT_TAG, Build, Named, Template
+from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import BuildId, TemplateId
+from alcove.wire.node import LogEntry
+from alcove.wire.states import BuildState
+
+_NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([A-Za-z0-9_.-]+)(?::([A-Za-z0-9_.-]+))?\Z")
+_MAX_NAME_LENGTH = 256
+
+
+class TemplateNotReadyError(ConflictError):
+    """The template exists and no build of it can be started yet."""
+
+    error_code = ErrorCode.TEMPLATE_NOT_READY
+
+    def __init__(self, message: str, build: Build | None) -> None:
+        super().__init__(message)
+        self.build = build
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A template ready to be started."""
+
+    template_id: TemplateId
+    alias: str | None
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A template as the API shows it."""
+
+    template: Template
+    names: list[str]
+    newest: Build
+    build_count: int
+
+
+class Templates:
+    def __init__(self, db: Database, nodes: Nodes, clock: Callable[[], int] = now_us) -> None:
+        self._db = db
+        self._nodes = nodes
+        self._clock = clock
+
+    async def resolve(self, tx: Tx, caller: Caller, name: str) -> Resolved:
+        """The build that `[namespace/]name[:tag]` or a template id means.
+
+        Raises NotFoundError, ForbiddenError, InvalidRequestError, ConflictError (not built yet).
+        """
+        named, tag = await self._find(tx, caller, name)
+        if named.build is None:
+            raise await self._not_ready(tx, named.template, name, tag)
+        return Resolved(named.template.id, named.alias, named.build)
+
+    async def explain(self, error: TemplateNotReadyError) -> TemplateNotReadyError:
+        """The same error with how far the build is. Not for use inside a transaction."""
+        entries = await self.log_of(error.build) if error.build is not None else []
+        if not entries:
+            return error
+        where = entries[-1].fields.get("step") or entries[-1].message
+        return TemplateNotReadyError(f"{error.message} (step {where[:100]})", error.build)
+
+    async def find_alias(self, caller: Caller, alias: str) -> Template:
+        async with self._db.reading() as tx:
+            named, _ = await self._find(tx, caller, alias)
+        return named.template
+
+    async def find_ids(self, tx: Tx, caller: Caller, name: str) -> list[TemplateId]:
+        """Ids of the templates a filter means; none for an unknown name."""
+        try:
+            named, _ = await self._find(tx, caller, name)
+        except (NotFoundError, ForbiddenError, InvalidRequestError):
+            return []
+        return [named.template.id]
+
+    async def page(
+        self, caller: Caller, *, after: tuple[int, str] | None, limit: int
+    ) -> list[Described]:
+        async with self._db.reading() as tx:
+            found = await store.page_visible(tx, caller.team_id, after=after, limit=limit)
+            names = await store.aliases_of(tx, [template.id for template in found])
+            described = [
+                await self._describe(tx, template, names.get(template.id, [])) for template in found
+            ]
+        return [entry for entry in described if entry is not None]
+
+    async def builds(
+        self, caller: Caller, template_id: TemplateId, *, offset: int, limit: int
+    ) -> tuple[Template, list[str], list[Build]]:
+        async with self._db.reading() as tx:
+            template = await self._visible(tx, caller, template_id)
+            names = await store.aliases_of(tx, [template_id])
+            found = await store.builds_of(tx, template_id, limit=limit, offset=offset)
+        return template, names.get(template_id, []), found
+
+    async def build_log(
+        self, caller: Caller, template_id: TemplateId, build_id: BuildId
+    ) -> tuple[Build, list[LogEntry]]:
+        """A build and all its log entries, oldest first."""
+        async with self._db.reading() as tx:
+            await self._visible(tx, caller, template_id)
+            build = await store.find_build(tx, template_id, build_id)
+        if build is None:
+            raise NotFoundError(f"build '{build_id}' of template '{template_id}' not found")
+        return build, await self.log_of(build)
+
+    async def log_of(self, build: Build) -> list[LogEntry]:
+        """What the machine says of a build; nothing while the machine is away."""
+        try:
+            return await self._nodes.client(build.node_id).image_logs(build.id, 0)
+        except NodeError:
+            return []
+
+    async def shipped(self) -> list[tuple[Template, list[str], Build]]:
+        """The templates that ship with Alcove, each with its newest build."""
+        found: list[tuple[Template, list[str], Build]] = []
+        async with self._db.reading() as tx:
+            for recipe in sorted(
+                {r for node in self._nodes.all() if node.report for r in node.report.recipes}
+            ):
+                template = await store.find_by_recipe(tx, recipe)
+                if template is None:
+                    continue
+                names = await store.aliases_of(tx, [template.id])
+                newest = await store.builds_of(tx, template.id, limit=1)
+                found.extend((template, names[template.id], build) for build in newest)
+        return found
+
+    async def _find(self, tx: Tx, caller: Caller, name: str) -> tuple[Named, str]:
+        match = _NAME.match(name)
+        if match is None or len(name) > _MAX_NAME_LENGTH:
+            raise InvalidRequestError(
+                f"Invalid template name '{name[:80]}': write [namespace/]name[:tag] with letters, "
+                "digits, '-', '_' and '.'"
+            )
+        namespace, bare, tag = match[1], match[2], match[3] or DEFAULT_TAG
+        namespaces = (caller.team.slug, "") if namespace is None else (namespace,)
+        found = await store.find_named(tx, namespaces, bare, tag, by_id=namespace is None)
+        if not found:
+            raise NotFoundError(f"template '{name}' not found")
+        # A team's own template wins over a shipped one of the same name.
+        own = [named for named in found if named.template.team_id == caller.team_id]
+        usable = own or [n for n in found if n.template.team_id is None or n.template.public]
+        if not usable:
+            raise ForbiddenError(f"you don't have access to template '{name}'")
+        return usable[0], tag
+
+    async def _not_ready(
+        self, tx: Tx, template: Template, name: str, tag: str
+    ) -> NotFoundError | TemplateNotReadyError:
+        if tag != DEFAULT_TAG:
+            return NotFoundError(f"tag '{tag}' does not exist for template '{name}'")
+        newest = await store.builds_of(tx, template.id, limit=1)
+        build = newest[0] if newest else None
+        if build is not None and build.state is BuildState.ERROR:
+            return TemplateNotReadyError(
+                f"template '{name}' could not be built: {build.reason}", None
+            )
+        return TemplateNotReadyError(f"template '{name}' is still being built", build)
+
+    async def _visible(self, tx: Tx, caller: Caller, template_id: TemplateId) -> Template:
+        template = await store.find_visible(tx, caller.team_id, template_id)
+        if template is None:
+            raise NotFoundError(f"template '{template_id}' not found")
+        return template
+
+    async def _describe(self, tx: Tx, template: Template, names: list[str]) -> Described | None:
+        newest = await store.builds_of(tx, template.id, limit=1)
+        if not newest:
+            return None
+        count = await store.count_builds(tx, template.id)
+        return Described(template, names, newest[0], count)

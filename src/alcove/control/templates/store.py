@@ -1,0 +1,266 @@
+"""The SQL of templates and builds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+
+from alcove.control.db import Tx
+from alcove.control.templates.tables import (
+    template_aliases,
+    template_builds,
+    template_tags,
+    templates,
+)
+from alcove.wire.ids import BuildId, NodeId, TeamId, TemplateId
+from alcove.wire.states import BuildState
+
+DEFAULT_TAG = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    id: TemplateId
+    team_id: TeamId | None
+    recipe: str | None
+    public: bool
+    created_at: int
+    updated_at: int
+    last_spawned_at: int | None
+    spawn_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    id: BuildId
+    template_id: TemplateId
+    node_id: NodeId
+    state: BuildState
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+    envd_version: str
+    reason: str
+    created_at: int
+    updated_at: int
+    ready_at: int | None
+    finished_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A template found by a name, with its alias and the build its tag chooses."""
+
+    template: Template
+    alias: str | None
+    build: Build | None
+
+
+async def insert_template(
+    tx: Tx, template: Template, namespace: str, aliases: tuple[str, ...]
+) -> None:
+    await tx.execute(
+        insert(templates).values(
+            id=template.id,
+            team_id=template.team_id,
+            recipe=template.recipe,
+            public=template.public,
+            created_at=template.created_at,
+            updated_at=template.updated_at,
+            spawn_count=template.spawn_count,
+        )
+    )
+    for alias in aliases:
+        await tx.execute(
+            insert(template_aliases).values(
+                namespace=namespace, alias=alias, template_id=template.id
+            )
+        )
+
+
+async def find_named(
+    tx: Tx, namespaces: tuple[str, ...], name: str, tag: str, *, by_id: bool
+) -> list[Named]:
+    """Templates whose alias in one of the namespaces (or whose id) is `name`."""
+    by_alias = select(template_aliases.c.template_id).where(
+        template_aliases.c.namespace.in_(namespaces), template_aliases.c.alias == name
+    )
+    condition: ColumnElement[bool] = templates.c.id.in_(by_alias)
+    if by_id:
+        condition = or_(condition, templates.c.id == name)
+    alias = (
+        select(func.min(template_aliases.c.alias))
+        .where(template_aliases.c.template_id == templates.c.id)
+        .scalar_subquery()
+    )
+    tagged = and_(template_tags.c.template_id == templates.c.id, template_tags.c.tag == tag)
+    found = (
+        select(*templates.c, alias, *template_builds.c)
+        .select_from(templates)
+        .outerjoin(template_tags, tagged)
+        .outerjoin(template_builds, template_builds.c.id == template_tags.c.build_id)
+        .where(condition)
+    )
+    split = len(templates.c)
+    return [
+        Named(Template(*row[:split]), row[split], _build_or_none(tuple(row[split + 1 :])))
+        for row in await tx.execute(found)
+    ]
+
+
+async def find_by_recipe(tx: Tx, recipe: str) -> Template | None:
+    row = (await tx.execute(select(templates).where(templates.c.recipe == recipe))).one_or_none()
+    return None if row is None else Template(*row)
+
+
+async def find_visible(tx: Tx, team_id: TeamId, template_id: TemplateId) -> Template | None:
+    found = _visible(team_id).where(templates.c.id == template_id)
+    row = (await tx.execute(found)).one_or_none()
+    return None if row is None else Template(*row)
+
+
+async def page_visible(
+    tx: Tx, team_id: TeamId, *, after: tuple[int, str] | None, limit: int
+) -> list[Template]:
+    """Templates a team can use, oldest first."""
+    found = _visible(team_id)
+    if after is not None:
+        created_at, template_id = after
+        found = found.where(
+            or_(
+                templates.c.created_at > created_at,
+                and_(templates.c.created_at == created_at, templates.c.id > template_id),
+            )
+        )
+    rows = await tx.execute(found.order_by(templates.c.created_at, templates.c.id).limit(limit))
+    return [Template(*row) for row in rows]
+
+
+async def aliases_of(tx: Tx, template_ids: list[TemplateId]) -> dict[TemplateId, list[str]]:
+    """Full names ("namespace/alias", or the bare alias) of templates."""
+    found = select(template_aliases).where(template_aliases.c.template_id.in_(template_ids))
+    names: dict[TemplateId, list[str]] = {}
+    for namespace, alias, template_id in await tx.execute(
+        found.order_by(template_aliases.c.namespace, template_aliases.c.alias)
+    ):
+        names.setdefault(template_id, []).append(f"{namespace}/{alias}" if namespace else alias)
+    return names
+
+
+async def note_spawn(tx: Tx, template_id: TemplateId, at: int) -> None:
+    await tx.execute(
+        update(templates)
+        .where(templates.c.id == template_id)
+        .values(spawn_count=templates.c.spawn_count + 1, last_spawned_at=at)
+    )
+
+
+async def insert_build(tx: Tx, build: Build) -> None:
+    await tx.execute(
+        insert(template_builds).values(
+            id=build.id,
+            template_id=build.template_id,
+            node_id=build.node_id,
+            state=build.state.value,
+            vcpu_count=build.vcpu_count,
+            memory_mib=build.memory_mib,
+            disk_mib=build.disk_mib,
+            envd_version=build.envd_version,
+            reason=build.reason,
+            created_at=build.created_at,
+            updated_at=build.updated_at,
+        )
+    )
+
+
+async def builds_of(tx: Tx, template_id: TemplateId, *, limit: int, offset: int = 0) -> list[Build]:
+    """Builds of a template, newest first."""
+    found = select(template_builds).where(template_builds.c.template_id == template_id)
+    rows = await tx.execute(
+        found.order_by(template_builds.c.created_at.desc(), template_builds.c.id)
+        .limit(limit)
+        .offset(offset)
+    )
+    return [_build(tuple(row)) for row in rows]
+
+
+async def count_builds(tx: Tx, template_id: TemplateId) -> int:
+    counted = select(func.count()).select_from(template_builds)
+    return (
+        await tx.execute(counted.where(template_builds.c.template_id == template_id))
+    ).scalar_one()
+
+
+async def find_build(tx: Tx, template_id: TemplateId, build_id: BuildId) -> Build | None:
+    found = select(template_builds).where(
+        template_builds.c.id == build_id, template_builds.c.template_id == template_id
+    )
+    row = (await tx.execute(found)).one_or_none()
+    return None if row is None else _build(tuple(row))
+
+
+async def change_state(
+    tx: Tx, build: Build, state: BuildState, *, at: int, reason: str = ""
+) -> bool:
+    """Write a build's new state, if it is still in the state we saw."""
+    finished = state in {BuildState.READY, BuildState.ERROR}
+    changed = await tx.execute(
+        update(template_builds)
+        .where(template_builds.c.id == build.id, template_builds.c.state == build.state.value)
+        .values(
+            state=state.value,
+            reason=reason,
+            updated_at=at,
+            finished_at=at if finished else None,
+            ready_at=at if state is BuildState.READY else template_builds.c.ready_at,
+        )
+    )
+    return changed.rowcount == 1
+
+
+async def write_size(
+    tx: Tx, build_id: BuildId, *, vcpu_count: int, memory_mib: int, disk_mib: int, envd_version: str
+) -> None:
+    """Write down what the finished build really is."""
+    await tx.execute(
+        update(template_builds)
+        .where(template_builds.c.id == build_id)
+        .values(
+            vcpu_count=vcpu_count,
+            memory_mib=memory_mib,
+            disk_mib=disk_mib,
+            envd_version=envd_version,
+        )
+    )
+
+
+async def set_tag(tx: Tx, template_id: TemplateId, tag: str, build_id: BuildId, at: int) -> None:
+    await tx.execute(
+        delete(template_tags).where(
+            template_tags.c.template_id == template_id, template_tags.c.tag == tag
+        )
+    )
+    await tx.execute(
+        insert(template_tags).values(
+            template_id=template_id, tag=tag, build_id=build_id, created_at=at
+        )
+    )
+
+
+async def drop_tags_of(tx: Tx, build_id: BuildId) -> None:
+    await tx.execute(delete(template_tags).where(template_tags.c.build_id == build_id))
+
+
+def _visible(team_id: TeamId) -> Select[Any]:
+    return select(*templates.c).where(
+        or_(templates.c.team_id == team_id, templates.c.team_id.is_(None))
+    )
+
+
+def _build_or_none(row: tuple[object, ...]) -> Build | None:
+    return None if row[0] is None else _build(row)
+
+
+def _build(row: tuple[object, ...]) -> Build:
+    build_id, template_id, node_id, state, *rest = row
+    return Build(build_id, template_id, node_id, BuildState(str(state)), *rest)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""Tables of templates, their names, their builds and the tags that choose a build."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+)
+
+from alcove.control.db import metadata
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    # Templates that ship with Alcove belong to nobody and are named after their recipe.
+    Column("team_id", String(36), ForeignKey("teams.id")),
+    Column("recipe", String(128), unique=True),
+    Column("public", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("last_spawned_at", BigInteger),
+    Column("spawn_count", BigInteger, nullable=False),
+)
+
+template_aliases = Table(
+    "template_aliases",
+    metadata,
+    # A team's slug, or empty for names everybody can use bare.
+    Column("namespace", String(64), primary_key=True),
+    Column("alias", String(128), primary_key=True),
+    Column("template_id", String(64), ForeignKey("templates.id"), nullable=False),
+    Index(None, "template_id"),
+)
+
+template_builds = Table(
+    "template_builds",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("template_id", String(64), ForeignKey("templates.id"), nullable=False),
+    Column("node_id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("vcpu_count", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("disk_mib", Integer, nullable=False),
+    Column("envd_version", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("ready_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Index(None, "template_id", "created_at"),
+    Index(None, "state"),
+)
+
+template_tags = Table(
+    "template_tags",
+    metadata,
+    Column("template_id", String(64), ForeignKey("templates.id"), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Column("build_id", String(36), ForeignKey("template_builds.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)

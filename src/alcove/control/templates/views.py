@@ -1,0 +1,90 @@
+"""How templates, builds and their logs look on the wire."""
+
+from typing import Any
+
+from alcove.control.api import LogLevel
+from alcove.control.clock import from_seconds, rfc3339
+from alcove.control.templates.service import Described
+from alcove.control.templates.store import Build, Template
+from alcove.wire.node import LogEntry
+
+
+def template_json(described: Described) -> dict[str, Any]:
+    template, build = described.template, described.newest
+    return {
+        "templateID": template.id,
+        "buildID": build.id,
+        "cpuCount": build.vcpu_count,
+        "memoryMB": build.memory_mib,
+        "diskSizeMB": build.disk_mib,
+        "public": template.public,
+        "aliases": [name.rpartition("/")[2] for name in described.names],
+        "names": described.names,
+        "createdAt": rfc3339(template.created_at),
+        "updatedAt": rfc3339(build.updated_at),
+        "createdBy": None,
+        "lastSpawnedAt": _moment(template.last_spawned_at),
+        "spawnCount": template.spawn_count,
+        "buildCount": described.build_count,
+        "envdVersion": build.envd_version,
+        "buildStatus": build.state.value,
+        "isDefault": template.recipe is not None,
+    }
+
+
+def with_builds_json(template: Template, names: list[str], builds: list[Build]) -> dict[str, Any]:
+    return {
+        "templateID": template.id,
+        "public": template.public,
+        "aliases": [name.rpartition("/")[2] for name in names],
+        "names": names,
+        "createdAt": rfc3339(template.created_at),
+        "updatedAt": rfc3339(max([template.updated_at, *(b.updated_at for b in builds)])),
+        "lastSpawnedAt": _moment(template.last_spawned_at),
+        "spawnCount": template.spawn_count,
+        "builds": [_build_json(build) for build in builds],
+    }
+
+
+def info_json(build: Build, entries: list[LogEntry]) -> dict[str, Any]:
+    info: dict[str, Any] = {
+        "templateID": build.template_id,
+        "buildID": build.id,
+        "status": build.state.value,
+        "logs": [entry.message for entry in entries],
+        "logEntries": [entry_json(entry) for entry in entries],
+    }
+    if build.reason:
+        info["reason"] = {"message": build.reason}
+    return info
+
+
+def entry_json(entry: LogEntry) -> dict[str, Any]:
+    shown = {
+        "timestamp": rfc3339(from_seconds(entry.at)),
+        "message": entry.message,
+        "level": entry.level if entry.level in list(LogLevel) else LogLevel.INFO.value,
+    }
+    if "step" in entry.fields:
+        shown["step"] = entry.fields["step"]
+    return shown
+
+
+def _build_json(build: Build) -> dict[str, Any]:
+    shown = {
+        "buildID": build.id,
+        "status": build.state.value,
+        "createdAt": rfc3339(build.created_at),
+        "updatedAt": rfc3339(build.updated_at),
+        "cpuCount": build.vcpu_count,
+        "memoryMB": build.memory_mib,
+        "diskSizeMB": build.disk_mib,
+        "envdVersion": build.envd_version,
+    }
+    if build.finished_at is not None:
+        shown["finishedAt"] = rfc3339(build.finished_at)
+    return shown
+
+
+def _moment(at: int | None) -> str | None:
+    return None if at is None else rfc3339(at)
