@@ -138,6 +138,7 @@ def test_it_is_started_again_when_it_dies(resolver: Resolver, guest: Link) -> No
         os.close(died)
         await asyncio.to_thread(_wait_until_it_listens, guest)
         running.cancel()
+        await resolver.start()
 
     asyncio.run(supervise())
     assert int(resolver._pid_file.read_text()) != first

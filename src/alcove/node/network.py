@@ -75,9 +75,23 @@ class Network:
         address = self.slot_network[slot + _RESERVED_ADDRESSES]
         return Link(slot, name, _NETNS / name, name, address, self.mtu)
 
+    async def check(self) -> None:
+        """Raises NetworkError if anything else on this host uses the slot network."""
+        argv = ["ip", "-json", "route", "show", "table", "all", "root", str(self.slot_network)]
+        for route in json.loads((await run(argv)).stdout or "[]"):
+            device = route.get("dev", "?")
+            mine = device.startswith(f"{self.instance}-") or (
+                device == "lo" and route["dst"] == str(self.rules.host_address)
+            )
+            if not mine and _inside(route["dst"], self.slot_network):
+                raise NetworkError(
+                    f"{route['dst']} on device {device} is in the network of the"
+                    f" sandboxes, {self.slot_network}: choose another slot_network"
+                )
+
     async def setup(self) -> None:
         """Prepare the host. Sandboxes that run are not disturbed."""
-        await self._refuse_overlap()
+        await self.check()
         forwarding = _SYSCTL / "ipv4/ip_forward"
         if forwarding.read_text().strip() != "1":
             forwarding.write_text("1")
@@ -152,20 +166,6 @@ class Network:
         argv = ["nft", "list", "set", "inet", self.instance, "offline"]
         found = re.search(r"elements = \{([^}]*)\}", (await run(argv, check=False)).stdout)
         return [IPv4Address(text.strip()) for text in found[1].split(",")] if found else []
-
-    async def _refuse_overlap(self) -> None:
-        """Two users of the slot network on one host would answer for each other's guests."""
-        argv = ["ip", "-json", "route", "show", "table", "all", "root", str(self.slot_network)]
-        for route in json.loads((await run(argv)).stdout or "[]"):
-            device = route.get("dev", "?")
-            mine = device.startswith(f"{self.instance}-") or (
-                device == "lo" and route["dst"] == str(self.rules.host_address)
-            )
-            if not mine and _inside(route["dst"], self.slot_network):
-                raise NetworkError(
-                    f"{route['dst']} on device {device} is in the network of the"
-                    f" sandboxes, {self.slot_network}: choose another slot_network"
-                )
 
     @staticmethod
     async def _nft(rules: str) -> None:

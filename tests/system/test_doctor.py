@@ -1,0 +1,146 @@
+"""`alcove doctor` on this machine, and on one with faults made for it."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from alcove.cli.checks import connection, isolation, machine
+from alcove.cli.checks.finding import Check, Level
+from alcove.cli.doctor import doctor
+from alcove.cli.installation import Installation, Options
+from small_internet import ip
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and addresses")
+_WITHIN_S = 10.0
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "data", Options(slot_network="10.234.0.0/24"))
+
+
+@pytest.mark.root
+@needs_root
+def test_it_answers_in_time_and_leaves_nothing(tmp_path: Path) -> None:
+    before = _traces()
+    began = time.monotonic()
+    result = CliRunner().invoke(doctor, ["--format", "json", "--data-dir", str(tmp_path)])
+    assert time.monotonic() - began < _WITHIN_S
+    answer = json.loads(result.output)
+    levels = {finding["name"]: finding["level"] for finding in answer["findings"]}
+    assert result.exit_code == int("fail" in levels.values())
+    assert answer["ok"] is ("fail" not in levels.values())
+    checks = (*machine.CHECKS, *isolation.CHECKS, *connection.CHECKS)
+    assert list(levels) == [check.name for check in checks]
+    assert levels["root"] == levels["packet rules"] == levels["sandbox disks"] == "ok"
+    assert _traces() == before
+
+
+def test_whatever_is_wrong_comes_with_what_to_do(tmp_path: Path) -> None:
+    text = CliRunner().invoke(doctor, ["--format", "json", "--data-dir", str(tmp_path)]).output
+    for finding in json.loads(text)["findings"]:
+        assert finding["what_is"]
+        assert finding["level"] == "ok" or finding["how_to_fix"]
+
+
+def test_a_taken_port_fails(installation: Installation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = Options(api_port=port)
+        finding = connection.ports(Installation(installation.data_dir, options))
+    assert finding.level is Level.FAIL
+    assert f"127.0.0.1:{port}" in finding.what_is
+
+
+@pytest.mark.root
+@needs_root
+def test_a_slot_network_that_is_in_use_fails(installation: Installation) -> None:
+    assert connection.slot_network(installation).level is Level.OK
+    ip("address add 10.234.0.77/32 dev lo")
+    try:
+        finding = connection.slot_network(installation)
+    finally:
+        ip("address delete 10.234.0.77/32 dev lo")
+    assert finding.level is Level.FAIL
+    assert "10.234.0.77" in finding.what_is
+
+
+def test_a_firewall_that_drops_by_default_is_named() -> None:
+    chains = [
+        {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"},
+        {"family": "ip", "table": "filter", "name": "OUTPUT", "hook": "output", "policy": "drop"},
+        {"family": "ip", "table": "nat", "name": "X"},
+        {
+            "family": "ip6",
+            "table": "filter",
+            "name": "FORWARD",
+            "hook": "forward",
+            "policy": "drop",
+        },
+        {"family": "inet", "table": "ours", "name": "in", "hook": "input", "policy": "accept"},
+    ]
+    listed = json.dumps({"nftables": [{"metainfo": {}}, *({"chain": chain} for chain in chains)]})
+    assert connection.dropping_chains(listed) == ["ip filter FORWARD"]
+    assert connection.dropping_chains("") == []
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo runsc version 0.0~20221219.0", "too old"),
+        (
+            '[ "$1" = --version ] || { echo no ptrace >&2; exit 1; }; echo runsc 20990101',
+            "no ptrace",
+        ),
+    ],
+)
+def test_a_runsc_that_cannot_serve_fails(
+    installation: Installation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    complaint: str,
+) -> None:
+    runsc = tmp_path / "runsc"
+    runsc.write_text(f"#!/bin/sh\n{script}\n")
+    runsc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    finding = isolation.runsc(installation)
+    assert finding.level is Level.FAIL
+    assert complaint in finding.what_is
+
+
+def test_a_missing_runsc_fails(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert isolation.runsc(installation).level is Level.FAIL
+
+
+@pytest.mark.root
+@needs_root
+def test_kvm_is_believed_only_if_its_probe_guest_ran(installation: Installation) -> None:
+    finding = isolation.kvm(installation)
+    assert ("probe guest ran" in finding.what_is) != ("gVisor isolates" in finding.what_is)
+
+
+def test_a_check_that_breaks_or_may_not_run_is_a_finding(installation: Installation) -> None:
+    def breaks(_: Installation) -> None:
+        raise ZeroDivisionError("of all things")
+
+    broken = Check("odd", breaks)(installation, root=True)
+    assert (broken.level, "of all things" in broken.what_is) == (Level.FAIL, True)
+    assert Check("odd", breaks, needs_root=True)(installation, root=False).level is Level.WARN
+
+
+def _traces() -> tuple[object, ...]:
+    return (
+        sorted(path.name for path in Path("/run/netns").glob("alcovedoctor*")),
+        [line for line in ip("-brief link show").splitlines() if line.startswith("probe")],
+        [line for line in Path("/proc/mounts").read_text().splitlines() if "doctor" in line],
+    )
