@@ -6,7 +6,7 @@ Browsers' rules: https://mimesniff.spec.whatwg.org/, sections 7.1 and 6.
 import mimetypes
 import re
 
-SNIFFED_BYTES = 512
+_SNIFFED_BYTES = 512
 
 _UTF8_TEXT = "text/plain; charset=utf-8"
 _BINARY = "application/octet-stream"
@@ -68,7 +68,7 @@ def guess(name: str, head: bytes) -> str:
     if encoding is not None:
         return _COMPRESSED.get(encoding, _BINARY)
     if kind is None:
-        return _sniff(head[:SNIFFED_BYTES])
+        return _sniff(head[:_SNIFFED_BYTES])
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 

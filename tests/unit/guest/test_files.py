@@ -161,7 +161,7 @@ def test_files_of_unknown_size_are_read_to_their_end(server, path):
     assert gzip.decompress(packed.content) == expected
 
 
-@pytest.mark.parametrize("size", [1, 511, 512, 513, 262_144, 5_000_000])
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 262_144, 5_000_000])
 def test_sizes(server, tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "f").write_bytes(content)
@@ -170,6 +170,13 @@ def test_sizes(server, tmp_path, size):
     assert packed.headers["content-encoding"] == "gzip"
     assert packed.headers["content-length"] is None
     assert gzip.decompress(packed.content) == content
+
+
+def test_text_is_packed_and_noise_only_wrapped(server, tmp_path):
+    (tmp_path / "text").write_bytes(b"all work and no play\n" * 100_000)
+    packed = server.get(tmp_path / "text", {"Accept-Encoding": "gzip"})
+    assert len(packed.content) < 50_000
+    assert gzip.decompress(packed.content) == (tmp_path / "text").read_bytes()
 
 
 def test_what_cannot_be_read(server, tmp_path):
