@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=3006, ge=0, le=65535)
     """Port of Prometheus metrics on 127.0.0.1; 0 turns them off."""
 
-    domain: str = Field(default="alcove.localhost", pattern=r"\A[a-z0-9-]+(\.[a-z0-9-]+)+\Z")
+    domain: str = Field(default="alcove.localhost", pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
     """Sandboxes are {port}-{sandbox}.{domain}, the API is api.{domain}."""
 
     header_hosts: frozenset[str] = frozenset()
