@@ -46,16 +46,20 @@ def acting_as(user: User, max_processes: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def _process_limit(limit: int | None) -> Iterator[None]:
-    """Children inherit the limit; root itself is not bound by it."""
+    """Children inherit the limit; root itself is not bound by it.
+
+    The soft limit is enough against runaway forks, and giving it back needs no privilege.
+    """
     if limit is None:
         yield
         return
-    before = resource.getrlimit(resource.RLIMIT_NPROC)
-    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    lowered = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (lowered, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NPROC, before)
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
 
 
 def _become(uid: int, gid: int, groups: list[int]) -> None:

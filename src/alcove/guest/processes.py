@@ -31,6 +31,9 @@ _READS_PER_TURN = 8
 # More than a pipe holds: what is still in there when output is given up, but no more.
 _READS_WHEN_GIVING_UP = 64
 _EVENT_OVERHEAD_BYTES = 128
+# A terminal's last output passes through the kernel after its writer has ended, and gVisor never
+# reports the end of it.
+_PTY_REST_S = 0.05
 
 STDOUT, STDERR, PTY = "stdout", "stderr", "pty"
 
@@ -214,19 +217,21 @@ class Process:
         if self.stdin is not None:
             self.stdin.abandon()
         if self._give_up_output:
-            for fd in list(self._sources):
-                self._read_rest(fd)
-        self._end_if_over()
+            self._read_rest()
+        elif self.is_pty:
+            get_running_loop().call_later(_PTY_REST_S, self._read_rest)
+        else:
+            self._end_if_over()
 
-    def _read_rest(self, fd: int) -> None:
-        """Deliver what is there now and close, though others may still hold the other end."""
-        for _ in range(_READS_WHEN_GIVING_UP):
-            if fd not in self._sources:
-                return
-            if not self._read_once(fd):
-                break
-        if fd in self._sources:
-            self._close_source(fd)
+    def _read_rest(self) -> None:
+        """Deliver what is there now and close, though others may still hold the other ends."""
+        for fd in list(self._sources):
+            for _ in range(_READS_WHEN_GIVING_UP):
+                if fd not in self._sources or not self._read_once(fd):
+                    break
+            if fd in self._sources:
+                self._close_source(fd)
+        self._end_if_over()
 
     def _end_if_over(self) -> None:
         if self._status is None or self._sources or self.end is not None:
