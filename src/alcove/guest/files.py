@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from alcove.guest import download, trees
@@ -193,8 +194,9 @@ def _compose(sources: list[str], destination: str, owner: User) -> None:
         _join(sources, destination, owner)
         for source in dict.fromkeys(sources):
             # The destination may be one of them, under any name.
-            if not os.path.samefile(source, destination):
-                os.unlink(source)
+            with suppress(FileNotFoundError):
+                if not os.path.samefile(source, destination):
+                    os.unlink(source)
     except OSError as error:
         raise as_http(error, destination, "composing") from error
 

@@ -33,6 +33,7 @@ _CODES = {
     errno.EPERM: Code.PERMISSION_DENIED,
     errno.ENOSPC: Code.RESOURCE_EXHAUSTED,
     errno.EDQUOT: Code.RESOURCE_EXHAUSTED,
+    errno.EMFILE: Code.RESOURCE_EXHAUSTED,
 }
 
 

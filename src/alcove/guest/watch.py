@@ -8,6 +8,7 @@ directories) are remembered and told once to the next reader: nothing is dropped
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -31,6 +32,9 @@ MAX_DIRECTORIES = 65_536
 MAX_BUFFERED_CHANGES = 16_384
 MAX_BUFFERED_ENTRIES = 4_096
 """The buffer of a watcher whose changes carry entries, which are far larger."""
+
+# Their directories raise no events, and come and go with processes.
+_SILENT = {"/proc", "/sys"}
 
 # One read gives up to 64 KiB; this many empty a full kernel queue.
 _MAX_READS = 128
@@ -102,6 +106,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._closed = False
         self._lost = False
+        self._owners = Owners()
         self._changes: deque[dict[str, Any]] = deque(
             maxlen=MAX_BUFFERED_ENTRIES if include_entry else MAX_BUFFERED_CHANGES
         )
@@ -116,8 +121,10 @@ class Watcher:
         try:
             self._remember(self._inotify.add(root, _INTERESTING), _ROOT)
             self._watch_below(_ROOT, announce=False)
-        except BaseException:
+        except OSError as error:
             self._inotify.close()
+            if error.errno == errno.ENOSPC:
+                raise TooManyDirectoriesError from error
             raise
         if self._lost:
             self._inotify.close()
@@ -133,6 +140,7 @@ class Watcher:
         with self._lock:
             if self._closed:
                 return
+            self._owners = Owners()  # accounts may have changed since
             for _ in range(_MAX_READS):
                 events = self._inotify.read()
                 if not events:
@@ -225,7 +233,7 @@ class Watcher:
                         path = f"{directory}/{child.name}" if directory else child.name
                         if announce:
                             self._announce(path, child)
-                        if child.is_dir(follow_symlinks=False):
+                        if child.is_dir(follow_symlinks=False) and child.path not in _SILENT:
                             pending.append(path)
             except OSError:
                 continue  # gone meanwhile, or longer than a path may be
@@ -260,7 +268,7 @@ class Watcher:
         if self._include_entry and kind in _WITH_ENTRY:
             full = self._root if path == "." else os.path.join(self._root, path)
             with contextlib.suppress(OSError):  # it may be gone again
-                change["entry"] = describe(full, Owners())
+                change["entry"] = describe(full, self._owners)
         if len(self._changes) == self._changes.maxlen:
             self._lost = True
         self._changes.append(change)
