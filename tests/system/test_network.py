@@ -71,6 +71,14 @@ def test_every_call_may_be_repeated(network: Network) -> None:
     asyncio.run(repeat())
 
 
+def test_remains_are_removed_before_any_setup(world: SmallInternet) -> None:
+    network = Network(world.instance, world.slot_network, mtu=1500)
+    ip(f"netns add {network.link(2).name}")
+    asyncio.run(network.remove(2))
+    assert asyncio.run(network.slots()) == set()
+    asyncio.run(network.teardown())
+
+
 @pytest.mark.parametrize("after_step", range(1, 6))
 def test_what_a_kill_leaves_is_seen_replaced_and_removed(network: Network, after_step: int) -> None:
     link = network.link(6)

@@ -50,6 +50,7 @@ _CHAINS = {
 }
 _COUNTED = ("connections", "query_connections")
 _METERED = ("new_connections", "queries")
+_NEVER_FRAGMENTED_BYTES = 576
 _ICMP_HEADER_BYTES = 8
 _IDENTIFICATION, _SOURCE, _DESTINATION = 4, 12, 16
 """Offsets in an IPv4 header."""
@@ -82,7 +83,7 @@ class Rules:
             *self._no_table("inet"),
             f"add table {table}",
             f"add table netdev {self.instance}",
-            f"add set {table} offline {{ type ipv4_addr; }}",
+            self._offline_set(),
             *(f"add set {table} {name} {{ {per_slot} }}" for name in _COUNTED),
             *(f"add set {table} {name} {{ {per_slot} timeout 1m; }}" for name in _METERED),
             *(
@@ -116,15 +117,18 @@ class Rules:
         )
 
     def no_slot(self, slot: int, address: IPv4Address) -> str:
-        """Forget one slot, whether or not anything of it is there.
+        """Forget one slot, whether or not anything of it, or of the tables, is there.
 
         Since Linux 6.16 a chain outlives its device and grabs the next one of that name.
         """
         table = f"netdev {self.instance}"
-        chains = (f"leave-{slot}", f"enter-{slot}")
-        return "".join(
-            f"add chain {table} {chain}\ndelete chain {table} {chain}\n" for chain in chains
-        ) + self.online(address)
+        tables = [f"add table {table}", f"add table inet {self.instance}", self._offline_set()]
+        chains = [
+            f"{verb} chain {table} {name}-{slot}"
+            for name in ("leave", "enter")
+            for verb in ("add", "delete")
+        ]
+        return "\n".join([*tables, *chains, self.online(address)])
 
     def offline(self, address: IPv4Address) -> str:
         """Cut a sandbox off, its open connections included."""
@@ -133,6 +137,9 @@ class Rules:
     def online(self, address: IPv4Address) -> str:
         element = f"element inet {self.instance} offline {{ {address} }}"
         return f"add {element}\ndelete {element}\n"
+
+    def _offline_set(self) -> str:
+        return f"add set inet {self.instance} offline {{ type ipv4_addr; }}"
 
     def _no_table(self, family: str) -> list[str]:
         table = f"table {family} {self.instance}"
@@ -147,14 +154,7 @@ class Rules:
                 f"iifname {guests} jump to_host",
                 f'iifname != "lo" ip daddr {self.slot_network} drop',
             ],
-            "to_host": [
-                "ip saddr @offline ct direction original jump refuse",
-                "ct state established,related accept",
-                "ct state invalid drop",
-                f"ip daddr {host} {_DNS} jump new_query",
-                f"ip daddr {host} icmp type echo-request limit rate 100/second accept",
-                "jump refuse",
-            ],
+            "to_host": self._to_host(),
             "new_query": [
                 _per_slot("queries", f"limit rate over {_QUERIES} packets", "drop"),
                 f"tcp dport 53 {_per_slot('query_connections', f'ct count over {_QUERY_CONNS}')}",
@@ -166,23 +166,12 @@ class Rules:
                 f"ip daddr {self.slot_network} drop",
                 f"oifname {guests} drop",
             ],
-            "to_internet": [
-                "ip saddr @offline jump refuse",
-                "tcp flags syn tcp option maxseg size set rt mtu",
-                "ct state established,related accept",
-                "ct state invalid drop",
-                f"ip daddr {{ {', '.join(REFUSED_NETWORKS)} }} jump refuse",
-                f"ip daddr {self.slot_network} jump refuse",
-                f"oifname {guests} jump refuse",
-                "fib daddr type != unicast jump refuse",
-                _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
-                _per_slot("connections", f"ct count over {_CONNECTIONS}"),
-                "accept",
-            ],
-            # Fail fast rather than hang: what is refused is an error at once.
+            "to_internet": self._to_internet(),
+            # Fail fast rather than hang: what is refused is an error at once. Of the ICMP errors
+            # gVisor's UDP sockets know only this one.
             "refuse": [
                 "meta l4proto tcp reject with tcp reset",
-                "limit rate 200/second reject with icmp type admin-prohibited",
+                "limit rate 200/second reject with icmp type port-unreachable",
                 "drop",
             ],
             "outward": [
@@ -190,10 +179,36 @@ class Rules:
             ],
         }
 
+    def _to_host(self) -> list[str]:
+        return [
+            "ip saddr @offline ct direction original jump refuse",
+            "ct state established,related accept",
+            "ct state invalid drop",
+            f"ip daddr {self.host_address} {_DNS} jump new_query",
+            f"ip daddr {self.host_address} icmp type echo-request limit rate 100/second accept",
+            "jump refuse",
+        ]
+
+    def _to_internet(self) -> list[str]:
+        return [
+            "ip saddr @offline jump refuse",
+            "tcp flags syn tcp option maxseg size set rt mtu",
+            "ct state established,related accept",
+            "ct state invalid drop",
+            f"ip daddr {{ {', '.join(REFUSED_NETWORKS)} }} jump refuse",
+            f"ip daddr {self.slot_network} jump refuse",
+            f"oifname {self.devices} jump refuse",
+            "fib daddr type != unicast jump refuse",
+            _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
+            _per_slot("connections", f"ct count over {_CONNECTIONS}"),
+            "accept",
+        ]
+
     def _leaving(self, address: IPv4Address) -> list[str]:
         asks_for_gateway = (
             f"arp operation request arp saddr ip {GUEST_ADDRESS} arp daddr ip {GATEWAY_ADDRESS}"
         )
+        whole = "ip frag-off & 0x3fff == 0"
         return [
             # Neighbours are permanent on both ends; this is for guests that ask nevertheless.
             f"{asks_for_gateway} limit rate 10/second accept",
@@ -201,7 +216,8 @@ class Rules:
             f"ip saddr != {GUEST_ADDRESS} drop",
             "ip hdrlength != 5 drop",
             # A packet that may not be fragmented needs no identification (RFC 6864), and
-            # _entering wants a known one.
+            # _entering wants a known one. One so small never is: gVisor's datagrams profit.
+            f"{whole} ip length <= {_NEVER_FRAGMENTED_BYTES} ip frag-off set 0x4000",
             "ip frag-off & 0x4000 != 0 ip id set 0",
             # Known to the guest as the gateway only: answers would come from there.
             f"ip daddr {self.host_address} drop",
