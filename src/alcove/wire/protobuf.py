@@ -30,7 +30,7 @@ def encode(message: Message, value: Mapping[str, Any]) -> bytes:
         elif known.repeated:
             for element in item:
                 out += _encode_field(known, element)
-        elif item not in {0, "", b""} or known.optional or known.oneof is not None:
+        elif item or _keeps_zero(known):
             out += _encode_field(known, item)
     return bytes(out)
 
@@ -51,6 +51,10 @@ def decode(message: Message, data: bytes) -> dict[str, Any]:
             raise MalformedMessageError(f"{where} has wire type {wire_type}, not {expected}")
         _store(result, message, known, _decode_value(where, known, raw))
     return result
+
+
+def _keeps_zero(known: Field) -> bool:
+    return known.optional or known.oneof is not None or known.kind is Kind.MESSAGE
 
 
 def _encode_field(known: Field, item: Any) -> bytes:
@@ -224,5 +228,7 @@ def _decode_timestamp(where: str, raw: bytes) -> str:
         raise MalformedMessageError(f"{where} is outside the calendar") from error
     if not 0 <= nanos < _NANOS_PER_S:
         raise MalformedMessageError(f"{where} has {nanos} nanoseconds")
-    fraction = f".{nanos:09d}".rstrip("0") if nanos else ""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
+    fraction = f".{nanos:09d}" if nanos else ""
+    while fraction.endswith("000"):  # 3, 6 or 9 digits, as the JSON form has them
+        fraction = fraction[:-3]
+    return moment.replace(tzinfo=None).isoformat() + fraction + "Z"
