@@ -168,7 +168,7 @@ PROCESS_SAMPLES = [
         "name": "n", "type": "FILE_TYPE_DIRECTORY", "path": "/n", "size": 2**40, "mode": 493,
         "permissions": "drwx", "owner": "o", "group": "g",
         "modifiedTime": "2026-01-02T03:04:05.500Z", "symlinkTarget": "/t",
-        "metadata": {"k": "v"}, "isSymlink": True,
+        "metadata": {"k": "v"},
     }}),
     (filesystem.WATCH_DIR.response, filesystem_pb.WatchDirResponse,
      {"filesystem": {"name": "f", "type": "EVENT_TYPE_CHMOD", "entry": {"name": "f"}}}),
