@@ -44,6 +44,11 @@ class _Message:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls._of(data)
+
+    @classmethod
+    def _of(cls, data: dict[str, Any]) -> Self:
+        # By this name and not by super(), which does not know a dataclass with slots.
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         return cls(**{name: value for name, value in data.items() if name in known})
 
@@ -85,7 +90,7 @@ class SandboxReport(_Message):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         reason = data.get("stop_reason")
-        return super().from_json(
+        return cls._of(
             data
             | {
                 "state": NodeSandboxState(data["state"]),
@@ -145,7 +150,7 @@ class ImageReport(_Message):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        return super().from_json(data | {"state": BuildState(data["state"])})
+        return cls._of(data | {"state": BuildState(data["state"])})
 
 
 @dataclass(frozen=True, slots=True)
