@@ -1,6 +1,7 @@
 """What the API says of one file: EntryInfo (contract e2b 3.7), owners' names and metadata."""
 
 import errno
+import functools
 import os
 import stat
 import time
@@ -75,6 +76,7 @@ def describe(path: str, owners: Owners, found: os.stat_result | None = None) -> 
     return entry
 
 
+@functools.lru_cache(maxsize=256)
 def permissions(mode: int) -> str:
     """A mode as Go writes it: `drwxr-xr-x`, `Lrwxrwxrwx`, `urwxr-xr-x`, `dtrwxrwxrwx`."""
     letters = _KIND_LETTERS.get(stat.S_IFMT(mode), "")

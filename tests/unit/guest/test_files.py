@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import http.client
+import itertools
 import json
 import os
 import resource
@@ -13,6 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alcove.guest import files
 from alcove.guest.app import App
@@ -24,8 +27,9 @@ from alcove.guest.download import (
     parse_http_date,
 )
 from alcove.guest.environment import Environment
-from alcove.guest.http import HttpError
+from alcove.guest.http import HttpError, Request
 from alcove.guest.server import serve
+from alcove.guest.upload import decoded_body
 from alcove.guest.watch import Watcher, Watchers
 from alcove.wire.tokens import file_signature
 
@@ -616,6 +620,30 @@ def test_packed_uploads(server, tmp_path):
 def test_malformed_gzip_is_refused(server, tmp_path, body):
     assert message_of(server.put(tmp_path / "f", body, PACKED))[0] == 400
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    members=st.lists(st.binary(max_size=2000), min_size=1, max_size=4),
+    zeros=st.integers(0, 3_000_000),
+    cuts=st.lists(st.integers(0, 10_000), max_size=20),
+)
+@settings(max_examples=60, deadline=None)
+def test_packed_bodies_may_be_cut_anywhere(members, zeros, cuts):
+    members = [*members, bytes(zeros)]
+    packed = b"".join(map(gzip.compress, members))
+    edges = [0, *sorted(cut % (len(packed) + 1) for cut in cuts), len(packed)]
+
+    async def pieces():
+        for start, end in itertools.pairwise(edges):
+            yield packed[start:end]
+
+    async def unpack() -> list[bytes]:
+        request = Request("POST", "/files", {}, [("content-encoding", "gzip")], pieces())
+        return [data async for data in decoded_body(request)]
+
+    unpacked = asyncio.run(unpack())
+    assert b"".join(unpacked) == b"".join(members)
+    assert max(map(len, unpacked), default=0) <= 256 * 1024
 
 
 def test_unknown_encodings_are_refused(server, tmp_path):
