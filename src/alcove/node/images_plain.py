@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from alcove.concurrency import spawn
-from alcove.node.drivers.driver import Driver, Image
-from alcove.node.errors import InvalidRequestError, NotHereError
+from alcove.node.drivers.driver import Driver, DriverError, Image
+from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.ground import Size
 from alcove.node.places import Places
@@ -71,14 +71,28 @@ class PlainImages:
         return self._recipes.names()
 
     async def _make(self, spec: ImageSpec) -> None:
-        report = self._builds[spec.build_id]
+        try:
+            async with self._turn:
+                await self._take_snapshot(spec)
+        except (NodeError, DriverError, OSError) as error:
+            self._end(spec.build_id, BuildState.ERROR, str(error))
+            self._events.emit("image.failed", spec.build_id, reason=str(error))
+        else:
+            self._end(spec.build_id, BuildState.READY)
+            self._events.emit("image.ready", spec.build_id)
+
+    async def _take_snapshot(self, spec: ImageSpec) -> None:
+        snapshot = self._snapshot(spec.build_id)
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
-        async with self._turn, self._places.scratch(size) as place:
-            await self._driver.boot(place, self._image(report, None))
-            await self._driver.snapshot(place, self._snapshot(spec.build_id))
-        ready = replace(report, state=BuildState.READY, finished_at=time.time())
-        self._builds[spec.build_id] = ready
-        self._events.emit("image.ready", spec.build_id)
+        async with self._places.scratch(size) as place:
+            await self._driver.boot(place, self._image(self._builds[spec.build_id], None))
+            await self._driver.snapshot(place, snapshot)
+
+    def _end(self, build_id: BuildId, state: BuildState, reason: str = "") -> None:
+        self._builds[build_id] = replace(
+            self._builds[build_id], state=state, reason=reason, finished_at=time.time()
+        )
 
     def _snapshot(self, build_id: BuildId) -> Path:
         return self._directory / build_id / "snapshot"

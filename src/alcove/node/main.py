@@ -27,6 +27,7 @@ from alcove.node import metrics, pidfd, reconcile, uplink
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
 from alcove.node.drivers.gvisor import GvisorDriver
+from alcove.node.drivers.runsc import Runsc
 from alcove.node.errors import NodeBusyError, NodeError
 from alcove.node.events import Events
 from alcove.node.ground import Ground, PlainGround
@@ -50,6 +51,7 @@ from alcove.wire.states import NodeSandboxState, StopReason
 
 _log = structlog.get_logger()
 
+_RUNSC = "runsc"
 _ETHERNET_MTU = 1500
 _GRACE_S = 3
 _COLLECT_PERIOD_S = 600.0
@@ -70,7 +72,7 @@ class Machine:
             self.driver = FakeDriver()
             self.ground = PlainGround(settings.instance, self._slots)
         else:
-            self.driver = GvisorDriver()
+            self.driver = GvisorDriver(_RUNSC)
             network = Network(settings.instance, settings.slot_network, mtu=_mtu())
             self.ground = KernelGround(network, self._slots)
             self.resolver = Resolver(network.rules.host_address, settings.data_dir / "run")
@@ -184,14 +186,13 @@ class Node:
         if not isinstance(driver, GvisorDriver):
             plain = directory / "images" / "plain"
             return PlainImages(plain, recipes, driver, self.places, self.events)
-        version, revision = await driver.version()
         images = Images(
             directory,
             Workshop(
                 recipes=recipes,
                 rootfs=RootfsStore(directory, self._extra_ca_pem),
                 driver=driver,
-                driver_version=f"{version}.{revision}",
+                driver_version=await Runsc(_RUNSC).version_text(),
                 places=self.places,
                 events=self.events,
             ),

@@ -16,7 +16,7 @@ class Settings(BaseSettings):
         env_prefix="ALCOVE_NODE_", frozen=True, use_attribute_docstrings=True
     )
 
-    instance: str = Field(default="alcove", pattern=r"\A[a-z][a-z0-9]{0,9}\Z")
+    instance: str = Field(default="alcove", pattern=r"^[a-z][a-z0-9]{0,9}$")
     """Prefix of every kernel object: two instances on one machine must differ in it."""
 
     data_dir: Path = Path("/var/lib/alcove")
