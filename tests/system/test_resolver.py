@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_names_do_not_lead_to_private_addresses(resolver: Resolver, guest: Link,
 
 def test_there_are_no_ipv6_addresses(resolver: Resolver, guest: Link) -> None:
     assert _ask(guest, "public.example", record=_AAAA) == (_NO_ERROR, "")
+
+
+def test_a_subreaper_is_left_no_zombies(resolver: Resolver) -> None:
+    pidfd.become_subreaper()
+
+    async def restart() -> None:
+        for _ in range(3):
+            await resolver.stop()
+            await resolver.start()
+
+    asyncio.run(restart())
+    assert _zombies_of_ours() == []
 
 
 def test_a_new_node_adopts_it(resolver: Resolver, world: SmallInternet, upstream: Path) -> None:
@@ -207,3 +220,13 @@ def _runs(pid: int) -> bool:
         Path(f"/proc/{pid}/cmdline").exists()
         and b"dnsmasq" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
+
+
+def _zombies_of_ours() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            name, _, rest = path.read_text().rpartition(")")
+            if name.endswith("(dnsmasq") and rest.split()[:2] == ["Z", str(os.getpid())]:
+                found.append(name)
+    return found

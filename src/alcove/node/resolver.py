@@ -72,6 +72,8 @@ class Resolver:
         self._pid_file.parent.mkdir(parents=True, exist_ok=True)
         # It goes to the background by itself once it is ready to answer.
         await run(self._argv)
+        if (pid := self._alive()) is not None:
+            _reap_forerunner(pid)
 
     async def run(self) -> None:
         """Keep it serving, for ever. Cancelling leaves it as it is."""
@@ -127,3 +129,14 @@ async def _ended(pid: int) -> None:
         pidfd.reap(fd)
     finally:
         os.close(fd)
+
+
+def _reap_forerunner(pid: int) -> None:
+    """On its way into the background it left a zombie, ours if this process is a subreaper.
+
+    That one had opened the session, so its pid is the process group of the one that stayed.
+    """
+    with suppress(ProcessLookupError, ChildProcessError):
+        forerunner = os.getpgid(pid)
+        if forerunner != pid:
+            os.waitid(os.P_PID, forerunner, os.WEXITED | os.WNOHANG)
