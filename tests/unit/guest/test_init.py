@@ -1,0 +1,152 @@
+"""POST /init, the token rules and what an init changes (contract e2b 3.1 and 4.6)."""
+
+import json
+from pathlib import Path
+
+import pytest
+from guest_agent import Agent
+
+from alcove.guest.machine import Machine
+
+UNAUTHORIZED = {
+    "code": 401,
+    "message": (
+        "unauthorized access, please provide a valid access token or method signing if supported"
+    ),
+}
+
+
+def certificate(name: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{name}AAA=\n-----END CERTIFICATE-----"
+
+
+def test_before_init_everybody_may_call(agent: Agent) -> None:
+    assert agent.request("GET", "/envs").json == {}
+
+
+def test_with_a_token_only_its_holders_may_call(own_agent: Agent) -> None:
+    assert own_agent.init(accessToken="secret").status == 204
+    for method, path in [
+        ("GET", "/envs"),
+        ("GET", "/metrics"),
+        ("POST", "/process.Process/List"),
+        ("POST", "/forward"),
+        ("POST", "/memory/relieve"),
+        ("POST", "/settle"),
+        ("POST", "/files/compose"),
+        ("GET", "/nowhere"),
+    ]:
+        for headers in ({}, {"x-access-token": "wrong"}, {"x-access-token": "sécret"}):
+            answer = own_agent.request(method, path, None, headers)
+            assert (answer.status, answer.json) == (401, UNAUTHORIZED), path
+    right = {"x-access-token": "secret"}
+    assert own_agent.request("GET", "/envs", headers=right).status == 200
+    assert own_agent.request("GET", "/health").status == 204
+    assert own_agent.request("GET", "/files?path=x").json == {
+        "code": 401,
+        "message": "missing signature query parameter",
+    }
+
+
+def test_who_knows_the_token_may_init_again_and_change_it(own_agent: Agent) -> None:
+    own_agent.init(accessToken="first")
+    assert own_agent.init(accessToken="second").status == 401
+    assert own_agent.init(envVars={"A": "1"}).status == 401
+    assert own_agent.init(accessToken="first", envVars={"A": "1"}).status == 204
+    assert own_agent.init({"x-access-token": "first"}, accessToken="second").status == 204
+    assert own_agent.init(accessToken="first").status == 401
+    envs = own_agent.request("GET", "/envs", headers={"x-access-token": "second"}).json
+    assert envs["A"] == "1"
+
+
+def test_init_may_be_repeated(own_agent: Agent) -> None:
+    body = {
+        "accessToken": "t",
+        "sandboxId": "iabc",
+        "templateId": "tpl",
+        "hostname": "iabc",
+        "caBundle": certificate("A"),
+        "timestamp": "2026-01-01T00:00:00Z",
+        "defaultUser": "root",
+        "defaultWorkdir": "/usr",
+        "lifecycleID": "x",
+        "volumeMounts": [],
+        "hyperloopIP": "10.0.0.1",
+    }
+    for _ in range(2):
+        assert own_agent.init(**body).status == 204
+    files = {
+        str(path.relative_to(own_agent.root)): path.read_text()
+        for path in own_agent.root.rglob("*")
+        if path.is_file()
+    }
+    assert files["run/e2b/.E2B_SANDBOX"] == "true"
+    assert files["run/e2b/.E2B_SANDBOX_ID"] == "iabc"
+    assert files["run/e2b/.E2B_TEMPLATE_ID"] == "tpl"
+    assert files["etc/hosts"] == "127.0.1.1 iabc # alcove\n"
+    assert files["etc/hostname"] == "iabc\n"
+    assert files["run/alcove/ca.pem"] == certificate("A") + "\n"
+
+
+def test_the_default_directory_is_used_when_it_exists(own_agent: Agent) -> None:
+    own_agent.init(defaultWorkdir="/usr")
+    assert own_agent.run("pwd").stdout == b"/usr\n"
+    own_agent.init(defaultWorkdir="/not/there")
+    assert own_agent.run("pwd").stdout == b"/\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'"x"',
+        b'{"envVars":[]}',
+        b'{"envVars":{"A":1}}',
+        b'{"envVars":{"A=B":"x"}}',
+        b'{"envVars":{"":"x"}}',
+        b'{"envVars":{"A":"a\\u0000b"}}',
+        b'{"accessToken":5}',
+        b'{"timestamp":"yesterday"}',
+        b'{"limits":{"nproc":0}}',
+        b'{"limits":5}',
+        b"[" * 100_000,
+    ],
+)
+def test_malformed_bodies_change_nothing(agent: Agent, body: bytes) -> None:
+    answer = agent.request("POST", "/init", body)
+    assert answer.status == 400
+    assert answer.json["code"] == 400
+    assert agent.request("GET", "/envs").json == {}
+
+
+def test_certificates_extend_the_trust_store_once(tmp_path: Path) -> None:
+    bundle = tmp_path / "etc/ssl/certs/ca-certificates.crt"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_text(certificate("old"))
+    bundle.chmod(0o644)
+    machine = Machine(str(tmp_path))
+    for _ in range(2):
+        variables = machine.trust(f"junk {certificate('A')}\n{certificate('B')} junk")
+    whole = "/etc/ssl/certs/ca-certificates.crt"
+    assert variables["SSL_CERT_FILE"] == variables["PIP_CERT"] == whole
+    assert variables["NODE_EXTRA_CA_CERTS"] == "/run/alcove/ca.pem"
+    text = bundle.read_text()
+    assert [text.count(certificate(name)) for name in ("old", "A", "B")] == [1, 1, 1]
+    assert list(bundle.parent.iterdir()) == [bundle]
+    sources = tmp_path / "usr/local/share/ca-certificates"
+    assert sorted(path.name for path in sources.iterdir()) == ["alcove-1.crt", "alcove-2.crt"]
+
+
+def test_without_certificates_nothing_is_exported(own_agent: Agent) -> None:
+    own_agent.init(caBundle="no certificate in here")
+    assert "SSL_CERT_FILE" not in json.dumps(own_agent.request("GET", "/envs").json)
+
+
+def test_boot_ids_differ_by_sandbox_and_stay_with_it(tmp_path: Path) -> None:
+    machine = Machine(str(tmp_path))
+    found = []
+    for sandbox_id in ("ione", "itwo", "ione"):
+        machine.set_boot_id(sandbox_id)
+        found.append((tmp_path / "run/alcove/boot_id").read_text())
+    assert found[0] == found[2] != found[1]
