@@ -30,7 +30,7 @@ from alcove.wire.node import ImageReport, ImageSpec
 from alcove.wire.states import BuildState
 
 INSTANCE = "imt"
-NETWORK = IPv4Network("10.234.0.0/16")
+NETWORK = IPv4Network("10.198.0.0/16")
 DONE = {BuildState.READY, BuildState.ERROR}
 RECIPE = """
 aliases = ["small"]
