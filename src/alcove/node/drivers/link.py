@@ -34,7 +34,9 @@ _SIOCGIFHWADDR = 0x8927
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 4 << 20
-_GVISOR_GSO_BYTES = 1 << 16
+_SOL_PACKET = 263
+_PACKET_VNET_HDR = 15
+_GSO_BYTES = 1 << 16
 _QDISC_FIFO = 1
 
 
@@ -85,17 +87,17 @@ def description(place: Place, device: Device) -> dict[str, Any]:
         "MTU": device.mtu,
         "Addresses": [{"Address": GUEST_ADDRESS, "PrefixLen": GUEST_PREFIX}],
         "Routes": [_route(GUEST_NETWORK, _mask(GUEST_PREFIX))],
-        # gVisor's own segmentation: the device's (PACKET_VNET_HDR) is faster outwards but a third
-        # as fast inwards, and its headers would have to pass the address rewriting unharmed.
-        "GSOMaxSize": _GVISOR_GSO_BYTES,
-        "GVisorGSOEnabled": True,
+        # Segmentation by the host (PACKET_VNET_HDR below) sends ten times as fast as gVisor's own,
+        # and two processors per channel make up for what it costs when receiving.
+        "GSOMaxSize": _GSO_BYTES,
+        "GVisorGSOEnabled": False,
         "RXChecksumOffload": True,
         "TXChecksumOffload": False,
         "LinkAddress": _base64(device.mac),
         "QDisc": _QDISC_FIFO,
         "Neighbors": [{"IP": GATEWAY, "HardwareAddr": _base64(gateway_mac)}],
         "NumChannels": 1,
-        "ProcessorsPerChannel": 0,
+        "ProcessorsPerChannel": 2,
     }
     return {
         "LoopbackLinks": [loopback],
@@ -143,6 +145,7 @@ def _open() -> Device:
     # Protocol 0 first: a socket that already receives would make bind() wait for the kernel.
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((DEVICE, _ETH_P_ALL))
+        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         # 4 MiB: the default buffer drops packets at full speed.
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)

@@ -119,5 +119,5 @@ def flags(place: Place) -> list[str]:
         "--file-access-mounts=exclusive",  # the bundle never changes: no look at the host per stat
         "--cpu-num-from-quota",
         "--net-disconnect-ok",
-        "--gso=false",
+        "--network-processors-per-channel=2",
     ]
