@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -57,16 +58,16 @@ def guest(world: SmallInternet) -> Iterator[Link]:
 
 
 @pytest.fixture(scope="module")
-def upstream(world: SmallInternet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def upstream(world: SmallInternet) -> Iterator[Path]:
     """The resolv.conf of a host whose name server knows _ANSWERS."""
-    with datagrams(world.netns, 53, world.public) as server:
+    with datagrams(world.netns, 53, world.public) as server, TemporaryDirectory() as directory:
         server.settimeout(None)
         answering = threading.Thread(target=_answer, args=(server,))
         answering.start()
-        path = tmp_path_factory.mktemp("host") / "resolv.conf"
+        # Read as nobody, whom pytest's own directories shut out.
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "resolv.conf"
         path.write_text(f"nameserver {world.public}\n")
-        for directory in (path.parent, *path.parent.parents[:2]):
-            directory.chmod(0o755)
         yield path
         with datagrams(world.netns) as end:
             end.sendto(b"", (world.public, 53))

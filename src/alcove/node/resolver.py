@@ -25,6 +25,7 @@ _CACHED_NAMES = 10_000
 _QUERIES_IN_FLIGHT = 1_000
 _TCP_CONNECTIONS = 200
 _START_AGAIN_S = 1.0
+_FORERUNNER_ENDS_WITHIN_S = 1.0
 
 
 class Resolver:
@@ -73,7 +74,7 @@ class Resolver:
         # It goes to the background by itself once it is ready to answer.
         await run(self._argv)
         if (pid := self._alive()) is not None:
-            _reap_forerunner(pid)
+            await _reap_forerunner(pid)
 
     async def run(self) -> None:
         """Keep it serving, for ever. Cancelling leaves it as it is."""
@@ -89,10 +90,12 @@ class Resolver:
 
     async def stop(self) -> None:
         """End it at once, with the children that serve TCP clients: they hold its sockets."""
-        for pid in await asyncio.to_thread(self._processes):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            await _ended(pid)
+        # Again and again: one on its way into the background may slip from pid to pid.
+        while pids := await asyncio.to_thread(self._processes):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                await _ended(pid)
         self._pid_file.unlink(missing_ok=True)
 
     def _alive(self) -> int | None:
@@ -131,12 +134,13 @@ async def _ended(pid: int) -> None:
         os.close(fd)
 
 
-def _reap_forerunner(pid: int) -> None:
+async def _reap_forerunner(pid: int) -> None:
     """On its way into the background it left a zombie, ours if this process is a subreaper.
 
     That one had opened the session, so its pid is the process group of the one that stayed.
     """
-    with suppress(ProcessLookupError, ChildProcessError):
+    with suppress(ProcessLookupError, TimeoutError):
         forerunner = os.getpgid(pid)
         if forerunner != pid:
-            os.waitid(os.P_PID, forerunner, os.WEXITED | os.WNOHANG)
+            async with asyncio.timeout(_FORERUNNER_ENDS_WITHIN_S):
+                await _ended(forerunner)
