@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
@@ -27,12 +26,6 @@ _RECONNECT_FIRST_S = 0.1
 _RECONNECT_LONGEST_S = 2.0
 
 
-class Deadlines(Protocol):
-    """What tells the expiry loop that a sandbox may end sooner than it thought."""
-
-    deadlines_changed: asyncio.Event
-
-
 class Loops:
     def __init__(
         self,
@@ -42,14 +35,15 @@ class Loops:
         templates: TemplateReconciler,
         sandboxes: SandboxReconciler,
         sampler: Sampler,
-        deadlines: Deadlines,
+        deadlines_changed: asyncio.Event,
     ) -> None:
+        """`deadlines_changed`: a sandbox may end sooner than the expiry loop thought."""
         self._nodes = nodes
         self._teams = teams
         self._templates = templates
         self._sandboxes = sandboxes
         self._sampler = sampler
-        self._deadlines = deadlines
+        self._deadlines_changed = deadlines_changed
         self._look_at_sandboxes = asyncio.Event()
         self._look_at_templates = asyncio.Event()
 
@@ -94,7 +88,7 @@ class Loops:
                 wait_s = 1.0
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._deadlines.deadlines_changed.wait()
+                    await self._deadlines_changed.wait()
             except TimeoutError:
                 pass
 

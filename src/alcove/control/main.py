@@ -96,7 +96,7 @@ def build_app(
         templates=template_reconciler,
         sandboxes=sandbox_reconciler,
         sampler=sampler,
-        deadlines=sandboxes,
+        deadlines_changed=sandboxes.outcomes.deadlines_changed,
     )
 
     @asynccontextmanager

@@ -66,11 +66,11 @@ class SandboxReconciler:
             return
         report = await self._nodes.client(sandbox.node_id).find(sandbox_id)
         if not _is_alive(sandbox, report):
-            await self._sandboxes.finish_stop(sandbox, _why_gone(report))
+            await self._sandboxes.outcomes.stopped(sandbox, _why_gone(report))
 
     async def expire(self) -> float:
         """End every sandbox whose time is over; return how long until the next one's is."""
-        self._sandboxes.deadlines_changed.clear()
+        self._sandboxes.outcomes.deadlines_changed.clear()
         async with self._db.reading() as tx:
             over = await store.expired(tx, self._clock(), _EXPIRE_BATCH)
         limit = asyncio.Semaphore(_EXPIRE_AT_ONCE)
@@ -121,7 +121,7 @@ class SandboxReconciler:
             case State.RUNNING if not _is_alive(sandbox, report):
                 # The list was made a moment ago: only what is gone twice is gone.
                 again = await client.find(sandbox.id)
-                if not _is_alive(sandbox, again) and await self._sandboxes.finish_stop(
+                if not _is_alive(sandbox, again) and await self._sandboxes.outcomes.stopped(
                     sandbox, _why_gone(again)
                 ):
                     _count("lost_sandbox", sandbox.id)
@@ -137,7 +137,7 @@ class SandboxReconciler:
         runs = report is not None and report.state is NodeSandboxState.RUNNING
         if runs and sandbox.keyed and _is_alive(sandbox, report):
             timeout_us = sandbox.end_at - sandbox.created_at
-            if await self._sandboxes.finish_start(sandbox, timeout_us=timeout_us) is not None:
+            if await self._sandboxes.outcomes.started(sandbox, timeout_us=timeout_us) is not None:
                 _count("finished_start", sandbox.id)
             return
         if await self._sandboxes.give_up(sandbox, "its start was interrupted"):

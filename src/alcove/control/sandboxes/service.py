@@ -4,7 +4,6 @@ Every change is: intent committed, act with no transaction open, result committe
 What a crash leaves between any two of these, reconcile.py finishes.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -32,14 +31,13 @@ from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import idempotency, plan, store
 from alcove.control.sandboxes.idempotency import Idempotency
+from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.plan import Created, Limits, Routed, Wanted
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Filter, Sandbox
 from alcove.control.teams import store as teams
 from alcove.control.teams.service import Caller
-from alcove.control.templates import store as template_store
 from alcove.control.templates.service import TemplateNotReadyError, Templates
-from alcove.control.usage import store as usage
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId, TemplateId
 from alcove.wire.node import SandboxSpec
@@ -78,8 +76,7 @@ class Sandboxes:
         self._limits = limits
         self._clock = clock
         self._checkpoint = checkpoint
-        self.deadlines_changed = asyncio.Event()
-        """Set whenever a sandbox may end sooner than the expiry loop thinks."""
+        self.outcomes = Outcomes(db, clock)
 
     async def create(
         self, caller: Caller, wanted: Wanted, key: Idempotency | None = None
@@ -108,7 +105,7 @@ class Sandboxes:
         await self._checkpoint("node started")
         answered = time.perf_counter()
 
-        running = await self.finish_start(sandbox, timeout_us=wanted.timeout_s * MICROSECONDS)
+        running = await self.outcomes.started(sandbox, timeout_us=wanted.timeout_s * MICROSECONDS)
         await self._checkpoint("result written")
         if running is None:
             running = await self._decided_meanwhile(sandbox)
@@ -213,55 +210,10 @@ class Sandboxes:
         if stopping is not None:
             await self.resume_stop(stopping)
 
-    async def finish_start(self, sandbox: Sandbox, *, timeout_us: int) -> Sandbox | None:
-        """Write down that a start succeeded; None when it was given up before."""
-        now = self._clock()
-        end_at = now + timeout_us
-        async with self._db.transaction() as tx:
-            if not await store.mark_running(tx, sandbox, started_at=now, end_at=end_at):
-                return None
-            await usage.open_entry(tx, plan.usage_entry(sandbox, now))
-            await template_store.note_spawn(tx, sandbox.template_id, now)
-            data = {"template_id": sandbox.template_id, "end_at": rfc3339(end_at)}
-            await events.record(
-                tx, sandbox.team_id, sandbox.id, kind=EventKind.STARTED, at=now, data=data
-            )
-        self.deadlines_changed.set()
-        metrics.sandboxes_started.inc()
-        _log.info("sandbox.started", sandbox_id=sandbox.id, team_id=sandbox.team_id)
-        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at)
-
     async def give_up(self, sandbox: Sandbox, why: str) -> bool:
         """Remove what a failed start left and write down that it failed."""
         await self._stop_quietly(sandbox, StopReason.START_FAILED)
-        now = self._clock()
-        async with self._db.transaction() as tx:
-            if not await store.mark_failed(tx, sandbox, at=now):
-                return False
-            data = {"reason": StopReason.START_FAILED.value}
-            await events.record(
-                tx, sandbox.team_id, sandbox.id, kind=EventKind.FAILED, at=now, data=data
-            )
-        metrics.sandboxes_failed.inc()
-        _log.warning("sandbox.failed", sandbox_id=sandbox.id, team_id=sandbox.team_id, why=why)
-        return True
-
-    async def finish_stop(self, sandbox: Sandbox, reason: StopReason) -> bool:
-        """Write down that a sandbox is gone and close its usage."""
-        now = self._clock()
-        async with self._db.transaction() as tx:
-            if not await store.mark_stopped(tx, sandbox, reason, at=now):
-                return False
-            await usage.close_entry(tx, sandbox.id, sandbox.generation, now)
-            data = {"reason": reason.value}
-            await events.record(
-                tx, sandbox.team_id, sandbox.id, kind=EventKind.STOPPED, at=now, data=data
-            )
-        metrics.sandboxes_stopped.labels(reason.value).inc()
-        _log.info(
-            "sandbox.stopped", sandbox_id=sandbox.id, team_id=sandbox.team_id, reason=reason.value
-        )
-        return True
+        return await self.outcomes.failed(sandbox, why)
 
     async def _replay(self, tx: Tx, caller: Caller, key: Idempotency) -> Created | None:
         """The answer an earlier request with this key got, or None if there was none."""
@@ -349,7 +301,7 @@ class Sandboxes:
                 kind = EventKind.TIMEOUT_CHANGED
                 await events.record(tx, sandbox.team_id, sandbox.id, kind=kind, at=now, data=data)
         if end_at < sandbox.end_at:
-            self.deadlines_changed.set()
+            self.outcomes.deadlines_changed.set()
         return replace(sandbox, end_at=end_at)
 
     async def resume_stop(self, sandbox: Sandbox) -> None:
@@ -364,7 +316,7 @@ class Sandboxes:
                 detail=str(error),
             ) from error
         await self._checkpoint("node stopped")
-        await self.finish_stop(sandbox, sandbox.stop_reason)
+        await self.outcomes.stopped(sandbox, sandbox.stop_reason)
 
     async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> None:
         try:

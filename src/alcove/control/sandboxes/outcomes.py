@@ -1,0 +1,82 @@
+"""Writes down what became of a sandbox: its state, usage and event in one transaction each.
+
+Every outcome is guarded by the state and generation it was begun in, so of several writers (a
+request, the reconcile step, a machine's event) one wins and nothing is billed twice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from alcove.control import metrics
+from alcove.control.clock import now_us, rfc3339
+from alcove.control.db import Database
+from alcove.control.events import store as events
+from alcove.control.events.store import EventKind
+from alcove.control.sandboxes import plan, store
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Sandbox
+from alcove.control.templates import store as template_store
+from alcove.control.usage import store as usage
+from alcove.wire.states import StopReason
+
+_log = structlog.get_logger()
+
+
+class Outcomes:
+    def __init__(self, db: Database, clock: Callable[[], int] = now_us) -> None:
+        self._db = db
+        self._clock = clock
+        self.deadlines_changed = asyncio.Event()
+        """Set whenever a sandbox may end sooner than the expiry loop thinks."""
+
+    async def started(self, sandbox: Sandbox, *, timeout_us: int) -> Sandbox | None:
+        """Write down that a start succeeded; None when it was given up before."""
+        now = self._clock()
+        end_at = now + timeout_us
+        async with self._db.transaction() as tx:
+            if not await store.mark_running(tx, sandbox, started_at=now, end_at=end_at):
+                return None
+            await usage.open_entry(tx, plan.usage_entry(sandbox, now))
+            await template_store.note_spawn(tx, sandbox.template_id, now)
+            data = {"template_id": sandbox.template_id, "end_at": rfc3339(end_at)}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.STARTED, at=now, data=data
+            )
+        self.deadlines_changed.set()
+        metrics.sandboxes_started.inc()
+        _log.info("sandbox.started", sandbox_id=sandbox.id, team_id=sandbox.team_id)
+        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at)
+
+    async def failed(self, sandbox: Sandbox, why: str) -> bool:
+        """Write down that a start failed."""
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await store.mark_failed(tx, sandbox, at=now):
+                return False
+            data = {"reason": StopReason.START_FAILED.value}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.FAILED, at=now, data=data
+            )
+        metrics.sandboxes_failed.inc()
+        _log.warning("sandbox.failed", sandbox_id=sandbox.id, team_id=sandbox.team_id, why=why)
+        return True
+
+    async def stopped(self, sandbox: Sandbox, reason: StopReason) -> bool:
+        """Write down that a sandbox is gone and close its usage."""
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await store.mark_stopped(tx, sandbox, reason, at=now):
+                return False
+            await usage.close_entry(tx, sandbox.id, sandbox.generation, now)
+            data = {"reason": reason.value}
+            await events.record(
+                tx, sandbox.team_id, sandbox.id, kind=EventKind.STOPPED, at=now, data=data
+            )
+        metrics.sandboxes_stopped.labels(reason.value).inc()
+        _log.info(
+            "sandbox.stopped", sandbox_id=sandbox.id, team_id=sandbox.team_id, reason=reason.value
+        )
+        return True

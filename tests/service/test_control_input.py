@@ -1,0 +1,229 @@
+"""Bad input: the contract's status and a JSON body that says what is wrong; nothing is made."""
+
+from typing import Any
+
+from control_fixture import InWorld, in_world
+from control_world import World
+
+__all__ = ["in_world"]
+
+BASE: dict[str, Any] = {"templateID": "base"}
+DOMAINS = (
+    "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out to "
+    "block all other traffic."
+)
+
+
+def net(**fields: Any) -> dict[str, Any]:
+    return BASE | {"network": fields}
+
+
+REFUSED = [
+    ({}, 400, "validation error: body.templateID"),
+    ({"templateID": ""}, 400, "validation error: body.templateID"),
+    ({"templateID": 5}, 400, "validation error: body.templateID"),
+    ({"templateID": "no-such"}, 404, "template 'no-such' not found"),
+    ({"templateID": "base:v9"}, 404, "tag 'v9' does not exist for template 'base:v9'"),
+    ({"templateID": "a b"}, 400, "Invalid template name"),
+    ({"templateID": "x/y/z"}, 400, "Invalid template name"),
+    (BASE | {"timeout": 0}, 400, "Timeout must be greater than 0"),
+    (BASE | {"timeout": -5}, 400, "Timeout must be greater than 0"),
+    (BASE | {"timeout": 86401}, 400, "Timeout cannot be greater than 24 hours"),
+    (BASE | {"timeout": 2**40}, 400, "validation error: body.timeout"),
+    (BASE | {"timeout": "30"}, 400, "validation error: body.timeout"),
+    (BASE | {"timeout": 1.5}, 400, "validation error: body.timeout"),
+    (BASE | {"timeout": True}, 400, "validation error: body.timeout"),
+    (BASE | {"metadata": {"a": 1}}, 400, "validation error: body.metadata.a"),
+    (BASE | {"metadata": ["a"]}, 400, "validation error: body.metadata"),
+    (BASE | {"metadata": {"a": "\x00"}}, 400, "NUL"),
+    (BASE | {"metadata": {"\x00": "a"}}, 400, "NUL"),
+    (BASE | {"envVars": {"A=B": "c"}}, 400, "envVars: 'A=B'"),
+    (BASE | {"envVars": {"": "c"}}, 400, "envVars"),
+    (BASE | {"autoPause": True}, 400, "autoPause"),
+    (BASE | {"autoPauseMemory": False}, 400, "needs autoPause"),
+    (BASE | {"autoResume": {"enabled": True}}, 400, "autoResume"),
+    (BASE | {"autoResume": {}}, 400, "validation error: body.autoResume.enabled"),
+    (BASE | {"volumeMounts": [{"name": "v", "path": "/v"}]}, 400, "volumeMounts"),
+    (BASE | {"iam": {"tokens": {"t": {"audience": "a"}}}}, 400, "iam"),
+    (net(allowOut=["1.1.1.1"]), 400, "network.allowOut is not available"),
+    (net(allowOut=["example.com"]), 400, DOMAINS),
+    (net(allowOut=["example.com"], denyOut=["0.0.0.0/0"]), 400, "network.allowOut"),
+    (net(denyOut=["8.8.8.8"]), 400, "network.denyOut"),
+    (net(denyOut=["example.com"]), 400, "'example.com' is not an IP address"),
+    (net(rules={"a.b": []}), 400, "network.rules is not available"),
+    (net(egressProxy={"address": "a:1"}), 400, "network.egressProxy"),
+    (net(dnsServers=[]), 400, "network.dnsServers"),
+    (net(httpsPorts=[443]), 400, "network.httpsPorts"),
+    (net(maskRequestHost="a\r\nb"), 400, "maskRequestHost"),
+    (net(maskRequestHost=""), 400, "maskRequestHost"),
+    (net(allowPublicTraffic="no"), 400, "validation error"),
+]
+
+
+def test_a_create_that_cannot_be_kept_is_refused(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        for body, status, says in REFUSED:
+            answer = await world.http.post("/v2/sandboxes", json=body)
+            assert answer.status_code == status, (answer.text, body)
+            assert answer.json()["code"] == status
+            assert says in answer.json()["message"], body
+            assert "start" not in world.node.calls
+            assert (await world.http.get("/v2/sandboxes")).json() == []
+
+    in_world(scenario)
+
+
+MALFORMED = [
+    b"",
+    b"{",
+    b"[]",
+    b'"text"',
+    b"null",
+    b"NaN",
+    b'{"templateID": "base",}',
+    b'{"templateID": "\xff"}',
+    b'{"templateID": "base", "metadata": {"a": "\\ud800"}}',
+    b'{"templateID": "base", "timeout": ' + b"9" * 5000 + b"}",
+    b'{"templateID": "base", "timeout": NaN}',
+    b"[" * 100_000,
+]
+
+
+def test_malformed_json_is_refused(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        for content in MALFORMED:
+            answer = await world.http.post(
+                "/v2/sandboxes", content=content, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code == 400, (answer.text, content[:80])
+            assert answer.json()["code"] == 400
+            message = answer.json()["message"]
+            assert message.startswith(("Error when parsing request: ", "validation error: ")), (
+                message
+            )
+            assert "start" not in world.node.calls
+
+    in_world(scenario)
+
+
+ACCEPTED = [
+    (BASE | {"mcp": {"server": {}}, "iam": {}, "volumeMounts": []}, True, True),
+    (BASE | {"mcp": None, "network": None, "unknown": 1}, True, True),
+    (BASE | {"autoPause": False, "autoResume": {"enabled": False}}, True, True),
+    (BASE | {"allow_internet_access": False}, False, True),
+    (BASE | {"allow_internet_access": True}, True, True),
+    (net(denyOut=["0.0.0.0/0"]), False, True),
+    (net(allowOut=[], denyOut=[], rules={}, egressProxy=None), True, True),
+    (net(allowPublicTraffic=False, maskRequestHost="localhost:${PORT}"), True, False),
+]
+
+
+def test_what_is_accepted_is_carried_out(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        for accepted, internet, public in ACCEPTED:
+            made = (await world.http.post("/v2/sandboxes", json=accepted)).json()
+            spec = world.node.specs[made["sandboxID"]]
+            assert spec.internet is internet
+            assert (made["trafficAccessToken"] is None) is public
+            route = await world.http.get(
+                f"/internal/routes/{made['sandboxID']}", headers=world.cluster
+            )
+            assert route.json()["traffic_token"] == made["trafficAccessToken"]
+            given = accepted.get("network") or {}
+            assert route.json()["mask_request_host"] == given.get("maskRequestHost")
+            again = await world.http.post(f"/v2/sandboxes/{made['sandboxID']}/connect")
+            assert again.json() == made
+
+    in_world(scenario)
+
+
+def test_version_one_wants_secure_for_private_traffic(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        body = net(allowPublicTraffic=False)
+        assert (await world.http.post("/sandboxes", json=body)).status_code == 400
+        answer = await world.http.post("/sandboxes", json=body | {"secure": True})
+        assert answer.status_code == 201
+
+    in_world(scenario)
+
+
+BAD_PATHS = [
+    "/v2/sandboxes?limit=0",
+    "/v2/sandboxes?limit=101",
+    "/v2/sandboxes?limit=x",
+    "/v2/sandboxes?order=up",
+    "/v2/sandboxes?state=stopped",
+    "/v2/sandboxes?state=%00",
+    "/v2/sandboxes?startedAfter=yesterday",
+    "/v2/sandboxes?startedAfter=2026-01-01T00:00:00",
+    "/v2/sandboxes?metadata=novalue",
+    "/v2/sandboxes?metadata=%00%3Da",
+    "/v2/sandboxes?template=%00",
+    "/v2/sandboxes?nextToken=%00",
+    "/v2/sandboxes?nextToken=AAAA",
+    "/v2/sandboxes?nextToken=ä",
+    "/v2/sandboxes?nextToken=MV9faWFfX3Vw",
+    "/sandboxes/metrics",
+    "/sandboxes/metrics?sandbox_ids=",
+    "/sandboxes/metrics?sandbox_ids=A",
+    "/sandboxes/iabc/metrics?start=-1",
+    "/sandboxes/iabc/metrics?start=9223372036854775808",
+    "/v2/sandboxes/iabc/logs?limit=1001",
+    "/v2/sandboxes/iabc/logs?direction=up",
+    "/v1/events?after=9223372036854775808",
+    "/v1/events?nextToken=MQ%3D%3D%3D",
+    "/templates/aliases/a%00b",
+    "/templates/a%00b",
+    "/templates/a/builds/not-a-uuid/status",
+    "/v2/templates?nextToken=AAAA",
+]
+
+
+def test_bad_queries_and_paths(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        for path in BAD_PATHS:
+            answer = await world.http.get(path)
+            assert answer.status_code == 400, (answer.text, path)
+            assert answer.json()["code"] == 400
+            assert answer.json()["message"]
+
+    in_world(scenario)
+
+
+def test_bodies_have_a_limit_however_they_come(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        async def chunks():
+            for _ in range(20):
+                yield b" " * 100_000
+
+        for content in (b" " * 1_100_000, chunks()):
+            answer = await world.http.post(
+                "/v2/sandboxes", content=content, headers={"Content-Type": "application/json"}
+            )
+            assert (answer.status_code, answer.json()["code"]) == (413, 413)
+
+    in_world(scenario)
+
+
+def test_what_comes_later_says_so(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        sandbox_id = await world.create()
+        for method, path in (
+            ("POST", f"/sandboxes/{sandbox_id}/pause"),
+            ("POST", f"/sandboxes/{sandbox_id}/resume"),
+            ("POST", f"/sandboxes/{sandbox_id}/fork"),
+            ("POST", f"/sandboxes/{sandbox_id}/snapshots"),
+            ("PUT", f"/sandboxes/{sandbox_id}/network"),
+            ("GET", "/snapshots"),
+            ("POST", "/v3/templates"),
+            ("DELETE", "/templates/team%2Fname%3Atag"),
+            ("POST", "/volumes"),
+            ("GET", "/secrets"),
+        ):
+            answer = await world.http.request(method, path, json={})
+            assert answer.status_code == answer.json()["code"] == 501, path
+            assert "not available in this version" in answer.json()["message"]
+        answer = await world.http.post("/sandboxes/i404/pause")
+        assert answer.status_code == 404
+
+    in_world(scenario)

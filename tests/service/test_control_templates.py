@@ -1,0 +1,231 @@
+"""Templates: shipped recipes are built, followed and rebuilt; the read side of their API."""
+
+import uuid
+from dataclasses import replace
+
+from alcove.control.clock import MICROSECONDS
+from alcove.control.nodes.fake import FakeNode
+from alcove.control.templates import store
+from alcove.control.templates.store import Template
+from alcove.wire.ids import BuildId, TeamId, TemplateId
+from alcove.wire.states import BuildState
+from control_fixture import InWorld, in_world
+from control_world import World
+
+__all__ = ["in_world"]
+
+
+async def step(world: World) -> None:
+    await world.app.state.nodes.refresh()
+    await world.app.state.template_reconciler.step()
+
+
+async def only_template(world: World) -> dict:
+    [template] = (await world.http.get("/templates")).json()
+    return template
+
+
+def newest_image(node: FakeNode) -> BuildId:
+    return list(node.images)[-1]
+
+
+def test_a_template_being_built_says_how_far_it_is(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        world.node.build_at_once = False
+        answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+        assert answer.status_code == 404
+        await step(world)
+        await step(world)
+        answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+        assert answer.status_code == 409
+        assert answer.json() == {
+            "code": 409,
+            "message": "template 'base' is still being built (step snapshot)",
+            "error_code": "template_not_ready",
+        }
+        status = (await world.http.get("/internal/status", headers=world.cluster)).json()
+        [shown] = status["templates"]
+        assert (shown["aliases"], shown["state"]) == (["base"], "building")
+        assert shown["progress"] == "snapshot: snapshot done"
+        assert len(world.node.images) == 1
+        world.node.finish_build(newest_image(world.node))
+        await step(world)
+        assert (await only_template(world))["buildStatus"] == "ready"
+        await world.create()
+
+    in_world(scenario, with_template=False)
+
+
+def test_a_failed_build_is_told_and_tried_again_later_and_later(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        world.node.build_at_once = False
+        await step(world)
+        for builds, pause_s in ((1, 30), (2, 60), (3, 120)):
+            world.node.finish_build(newest_image(world.node), reason="no disk")
+            await step(world)
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+            assert answer.json()["message"] == "template 'base' could not be built: no disk"
+            world.clock.forward(pause_s - 1)
+            await step(world)
+            assert len(world.node.images) == builds
+            world.clock.forward(2)
+            await step(world)
+            assert len(world.node.images) == builds + 1
+        template = await only_template(world)
+        assert template["buildCount"] == 4
+        path = f"/templates/{template['templateID']}"
+        shown = (await world.http.get(path)).json()
+        assert [build["status"] for build in shown["builds"]] == ["building"] + ["error"] * 3
+        first = await world.http.get(f"{path}?limit=3")
+        token = first.headers["X-Next-Token"]
+        rest = await world.http.get(f"{path}?limit=3&nextToken={token}")
+        got = first.json()["builds"] + rest.json()["builds"]
+        assert got == shown["builds"]
+        failed = shown["builds"][1]["buildID"]
+        info = (await world.http.get(f"{path}/builds/{failed}/status")).json()
+        assert (info["status"], info["reason"]) == ("error", {"message": "no disk"})
+
+    in_world(scenario, with_template=False)
+
+
+def test_a_stale_image_serves_until_its_successor_is_ready(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        [old] = world.node.images
+        world.node.images[old] = replace(world.node.images[old], stale=True)
+        world.node.build_at_once = False
+        await step(world)
+        await step(world)
+        assert len(world.node.images) == 2
+        assert world.node.specs[await world.create()].build_id == old  # type: ignore[index]
+        new = newest_image(world.node)
+        world.node.finish_build(new)
+        await step(world)
+        await step(world)
+        assert world.node.specs[await world.create()].build_id == new  # type: ignore[index]
+        assert len(world.node.images) == 2
+
+    in_world(scenario)
+
+
+def test_a_lost_image_is_built_anew(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        world.node.images.clear()
+        world.node.build_at_once = False
+        await step(world)
+        answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+        assert answer.status_code == 409
+        [build] = world.node.images
+        world.node.finish_build(build)
+        await step(world)
+        await world.create()
+
+    in_world(scenario)
+
+
+def test_a_node_away_or_forgetful_changes_nothing_for_good(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        world.node.build_at_once = False
+        await step(world)
+        world.node.reachable = False
+        await step(world)
+        world.node.reachable = True
+        world.node.images.clear()
+        await step(world)
+        await step(world)
+        # The same build was ordered again, not another one.
+        assert (await only_template(world))["buildCount"] == 1
+        assert len(world.node.images) == 1
+
+    in_world(scenario, with_template=False)
+
+
+def test_templates_are_shown(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        await world.create()
+        template = await only_template(world)
+        assert template["names"] == template["aliases"] == ["base"]
+        assert template["public"] is True
+        assert template["spawnCount"] == 1
+        assert template["lastSpawnedAt"] is not None
+        assert template["envdVersion"] == "0.6.13"
+        uuid.UUID(template["buildID"])
+        assert (await world.http.get("/v2/templates")).json() == [template]
+        team = (await world.http.get("/teams")).json()[0]["teamID"]
+        assert (await world.http.get(f"/templates?teamID={team}")).json() == [template]
+        assert (await world.http.get("/templates?teamID=other")).status_code == 403
+        alias = await world.http.get("/templates/aliases/base")
+        assert alias.json() == {"templateID": template["templateID"], "public": True}
+        assert (await world.http.get("/templates/aliases/none")).status_code == 404
+        assert (await world.http.get("/templates/aliases/a%2Fb")).status_code == 404
+        assert (await world.http.get("/templates/none")).status_code == 404
+        by_id = await world.create(templateID=template["templateID"])
+        assert (await world.http.get(f"/sandboxes/{by_id}")).json()["alias"] == "base"
+        await world.create(templateID="base:default")
+
+    in_world(scenario)
+
+
+def test_build_logs_drain_by_offset_and_by_cursor(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        template = await only_template(world)
+        path = f"/templates/{template['templateID']}/builds/{template['buildID']}"
+        got = []
+        while True:
+            shown = (await world.http.get(f"{path}/status?logsOffset={len(got)}&limit=2")).json()
+            assert shown["status"] == "ready"
+            if not shown["logEntries"]:
+                break
+            got += [entry["step"] for entry in shown["logEntries"]]
+        assert got == ["packages", "provision", "snapshot"]
+        assert (await world.http.get(f"{path}/status?level=warn")).json()["logEntries"] == []
+        backward = await world.http.get(f"{path}/logs?direction=backward&limit=1&cursor=1002000")
+        assert [entry["step"] for entry in backward.json()["logs"]] == ["provision"]
+        forward = await world.http.get(f"{path}/logs?cursor=1002000")
+        assert [entry["step"] for entry in forward.json()["logs"]] == ["provision", "snapshot"]
+        unknown = f"/templates/{template['templateID']}/builds/{uuid.uuid4()}/status"
+        assert (await world.http.get(unknown)).status_code == 404
+
+    in_world(scenario)
+
+
+def test_a_foreign_template_exists_but_is_not_usable(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        foreign = await world.other_team()
+        owner = (await world.http.get("/teams", headers=foreign)).json()[0]["teamID"]
+        now = 1 * MICROSECONDS
+        template = Template(TemplateId("t" * 20), TeamId(owner), None, False, now, now, None, 0)
+        async with world.app.state.db.transaction() as tx:
+            await store.insert_template(tx, template, "theirs", ("tool",))
+        for name in ("theirs/tool", template.id):
+            answer = await world.http.get(f"/templates/aliases/{name}")
+            assert answer.status_code == 403
+            assert answer.json()["message"] == f"you don't have access to template '{name}'"
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": name})
+            assert answer.status_code == 403
+        assert (await world.http.get(f"/templates/{template.id}")).status_code == 404
+        names = [entry["names"] for entry in (await world.http.get("/templates")).json()]
+        assert names == [["base"]]
+        answer = await world.http.post(
+            "/v2/sandboxes", json={"templateID": template.id}, headers=foreign
+        )
+        assert answer.status_code == 409
+
+    in_world(scenario)
+
+
+def test_pages_of_templates(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        world.node.recipes = ["base", "code-interpreter", "desktop"]
+        await step(world)
+        await step(world)
+        names, token = [], ""
+        while True:
+            answer = await world.http.get(f"/v2/templates?limit=2&nextToken={token}")
+            names += [template["names"][0] for template in answer.json()]
+            token = answer.headers.get("X-Next-Token", "")
+            if not token:
+                break
+        assert names == ["base", "code-interpreter", "desktop"]
+        assert all(image.state is BuildState.READY for image in world.node.images.values())
+
+    in_world(scenario)
