@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from alcove.concurrency import spawn
 from alcove.node import notify, pidfd
 
 _MOUNT = Path("/sys/fs/cgroup")
@@ -218,7 +219,7 @@ class Cgroup:
         watch = self._watch_v1 if self._layout.unified is None else self._watch_v2
         with contextlib.ExitStack() as stack:
             try:
-                event = watch(threshold_bytes, stack)
+                event = await watch(threshold_bytes, stack)
             except FileNotFoundError:
                 return
             while self.exists():
@@ -231,16 +232,24 @@ class Cgroup:
                 await event.wait()
                 event.clear()
 
-    def _watch_v1(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
+    async def _watch_v1(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
         directory = self._layout.controllers["memory"] / self.path
         event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         stack.callback(os.close, event_fd)
         usage = os.open(directory / "memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, usage)
-        (directory / "cgroup.event_control").write_text(f"{event_fd} {usage} {threshold_bytes}")
+        order = f"{event_fd} {usage} {threshold_bytes}"
+        # The kernel takes 10 to 30 ms for this (an RCU grace period): not on the loop.
+        write = asyncio.to_thread((directory / "cgroup.event_control").write_text, order)
+        writing = spawn(write, name=f"watch memory of {self.path}")
+        try:
+            await asyncio.shield(writing)
+        finally:
+            # Cancelled or not, the descriptors must stay open until the thread is done with them.
+            await asyncio.wait([writing])
         return notify.on_readable(event_fd, stack)
 
-    def _watch_v2(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
+    async def _watch_v2(self, threshold_bytes: int, stack: contextlib.ExitStack) -> asyncio.Event:
         self._write("memory", "memory.high", threshold_bytes)
         return notify.on_modified(self._file("memory", "memory.events"), stack)
 

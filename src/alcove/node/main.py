@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import metrics, pidfd, reconcile, uplink
+from alcove.node.cgroups import CgroupError
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
 from alcove.node.drivers.gvisor import GvisorDriver
@@ -36,13 +37,14 @@ from alcove.node.images import Images, Workshop
 from alcove.node.images_plain import PlainImages
 from alcove.node.ingress import Ingress
 from alcove.node.life import Surroundings
-from alcove.node.network import Network
+from alcove.node.network import Network, NetworkError
 from alcove.node.places import Limits, Places, memory_available_mib
 from alcove.node.recipes import Recipes
 from alcove.node.records import Record, Records
 from alcove.node.resolver import Resolver
 from alcove.node.rootfs import RootfsStore
 from alcove.node.routes import Api
+from alcove.node.run import CommandError
 from alcove.node.settings import Settings
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
@@ -55,6 +57,7 @@ _RUNSC = "runsc"
 _ETHERNET_MTU = 1500
 _GRACE_S = 3
 _COLLECT_PERIOD_S = 600.0
+_CALM_AFTER_S = 0.3
 
 
 class Machine:
@@ -120,6 +123,7 @@ class Node:
                 slots=machine.slots_max,
                 prepared_per_image=settings.places_ready,
                 prepared_total=settings.places_ready_total,
+                calm_after_s=_CALM_AFTER_S,
                 memory_reserve_mib=settings.memory_reserve_mib,
             ),
         )
@@ -210,8 +214,14 @@ class Node:
         if self._machine.resolver is not None:
             work.append(self._machine.resolver.run())
         if isinstance(images, Images):
-            work.append(every(_COLLECT_PERIOD_S, lambda: images.collect(supervisor.builds())))
+            work.append(_collect(images, supervisor))
         self._tasks = [spawn(task, name="node work") for task in work]
+
+
+async def _collect(images: Images, supervisor: Supervisor) -> None:
+    # Not at once: control may be about to ask for a build that uses what no build uses now.
+    await asyncio.sleep(_COLLECT_PERIOD_S)
+    await every(_COLLECT_PERIOD_S, lambda: images.collect(supervisor.builds()))
 
 
 def main() -> None:
@@ -226,7 +236,7 @@ def main() -> None:
                 sys.stdout.write(uvloop.run(Machine(settings).purge()) + "\n")
             else:
                 uvloop.run(serve(settings, _cluster_token(settings.data_dir)))
-    except NodeError as error:
+    except (NodeError, NetworkError, CommandError, CgroupError) as error:
         sys.exit(f"the node daemon: {error}")
 
 

@@ -39,6 +39,8 @@ class Limits:
     """Highest slot number."""
     prepared_per_image: int
     prepared_total: int
+    calm_after_s: float
+    """After a start, background work waits so long: the client's first command comes first."""
     memory_reserve_mib: int
     """No place is made or prepared when the machine has less memory than this available."""
 
@@ -76,6 +78,7 @@ class Places:
         self._wishes: OrderedDict[tuple[str, Size], _Wish] = OrderedDict()
         self._pool: dict[tuple[str, Size], deque[Place]] = {}
         self._starting = 0
+        self._calming: asyncio.TimerHandle | None = None
         self._calm = asyncio.Event()
         self._calm.set()
         self._work = asyncio.Event()
@@ -113,15 +116,18 @@ class Places:
 
     @contextmanager
     def foreground(self) -> Iterator[None]:
-        """While the block runs, background work on places waits."""
+        """While the block runs, and a moment longer, background work on places waits."""
         self._starting += 1
         self._calm.clear()
+        if self._calming is not None:
+            self._calming.cancel()
         try:
             yield
         finally:
             self._starting -= 1
             if not self._starting:
-                self._calm.set()
+                loop = asyncio.get_running_loop()
+                self._calming = loop.call_later(self._limits.calm_after_s, self._calm.set)
 
     def want(self, image: Image, size: Size) -> None:
         """Keep places prepared for this image: it has become ready."""
