@@ -271,6 +271,18 @@ def in_world(test: Callable[[World], Awaitable[None]]) -> Callable[[], None]:
     return wrapped
 
 
+def request(
+    sandbox: str = ONE, port: int = 8000, line: str = "GET / HTTP/1.1", more: str = ""
+) -> bytes:
+    return f"{line}\r\nHost: {port}-{sandbox}.{DOMAIN}\r\n{more}\r\n".encode()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for something inside the edge that shows itself to no client."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.005)
+
+
 # Servers of users.
 
 

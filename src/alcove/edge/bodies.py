@@ -8,9 +8,9 @@ extension or trailer reaches the other side.
 import re
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from alcove.edge.heads import MAX_HEAD_BYTES, is_field_line
+from alcove.edge.heads import MAX_HEAD_BYTES, RequestHead, ResponseHead, is_field_line
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -46,11 +46,10 @@ class Length:
         if self._left > 0:
             return (data,), b""
         self.done = True
-        if self._left == 0:
-            return (data,), b""
-        content, surplus = data[: self._left], data[self._left :]
+        end = len(data) + self._left
         self._left = 0
-        return (content,) if content else (), surplus
+        content = data[:end]  # the very same object, not a copy, when all of it is content
+        return (content,) if content else (), data[end:]
 
 
 class UntilClose:
@@ -143,6 +142,63 @@ class Chunked:
                     raise BadBodyError("a trailer is not valid")
             case _:
                 self._at = _At.SIZE
+
+
+class Passed(NamedTuple):
+    """What a relay made of some bytes."""
+
+    pieces: Sequence[Piece]
+    """To be sent on."""
+    size: int
+    """Bytes of content in them."""
+    surplus: bytes
+    """Bytes behind the end of the body."""
+
+
+class Relay:
+    """A body on its way through: read as its sender framed it, framed anew when it is chunked."""
+
+    __slots__ = ("_body", "_rechunk")
+
+    def __init__(self, body: Body, *, rechunk: bool) -> None:
+        self._body = body
+        self._rechunk = rechunk
+
+    @property
+    def done(self) -> bool:
+        return self._body.done
+
+    @property
+    def ends_with_connection(self) -> bool:
+        return isinstance(self._body, UntilClose)
+
+    def feed(self, data: bytes) -> Passed:
+        """Raises BadBodyError."""
+        content, surplus = self._body.feed(data)
+        size = sum(map(len, content))
+        if not self._rechunk:
+            return Passed(content, size, surplus)
+        pieces = chunk(content)
+        if self._body.done:
+            pieces.append(LAST_CHUNK)
+        return Passed(pieces, size, surplus)
+
+
+def relay_request(head: RequestHead) -> Relay:
+    if head.length is None:
+        return Relay(Chunked(), rechunk=True)
+    return Relay(Length(head.length), rechunk=False)
+
+
+def relay_response(request: RequestHead, response: ResponseHead) -> Relay:
+    """Pair the body of a response with what its client understands (RFC 9112 6.3)."""
+    if request.method == b"HEAD" or response.status in {204, 304}:
+        return Relay(Length(0), rechunk=False)
+    if response.chunked:
+        return Relay(Chunked(), rechunk=request.minor > 0)
+    if response.length is not None:
+        return Relay(Length(response.length), rechunk=False)
+    return Relay(UntilClose(), rechunk=False)
 
 
 def chunk(content: Sequence[Piece]) -> list[Piece]:

@@ -15,13 +15,17 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import structlog
+
 from alcove.concurrency import spawn
 from alcove.edge.control_client import ControlClient, ControlSilentError
-from alcove.edge.errors import SandboxNotFoundError, UnavailableError
+from alcove.edge.errors import SandboxNotFoundError, SandboxRefusalError, UnavailableError
 from alcove.wire.ids import SandboxId
 
 _FRESH_S = 5.0
+_PATIENCE_S = 0.25
 _MAX_ROUTES = 50_000
+_log = structlog.get_logger()
 _MASK = re.compile(r"[!-~]+")
 
 
@@ -44,7 +48,8 @@ class Catalog:
     def __init__(self, control: ControlClient) -> None:
         self._control = control
         self._known: OrderedDict[SandboxId, _Known] = OrderedDict()
-        self._asking: dict[SandboxId, asyncio.Task[Route | None]] = {}
+        self._asking: dict[SandboxId, asyncio.Task[Route | SandboxRefusalError]] = {}
+        self._is_silent = False
 
     def fresh(self, sandbox_id: SandboxId) -> Route | None:
         """The route, if it need not be asked for."""
@@ -58,23 +63,17 @@ class Catalog:
         route = self.fresh(sandbox_id)
         if route is not None:
             return route
-        asking = self._asking.get(sandbox_id)
-        if asking is None:
-            asking = spawn(self._ask(sandbox_id), name=f"route of {sandbox_id}")
-            self._asking[sandbox_id] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(sandbox_id, None))
+        known = self._known.get(sandbox_id)
         try:
-            route = await asyncio.shield(asking)
-        except ControlSilentError as error:
-            known = self._known.get(sandbox_id)
-            if known is None:
-                raise UnavailableError(
-                    sandbox_id, "The sandbox cannot be looked up at the moment, try again"
-                ) from error
+            # Who has something to go by does not wait for a control that hangs.
+            async with asyncio.timeout(None if known is None else _PATIENCE_S):
+                answer = await asyncio.shield(self._ask_once(sandbox_id))
+        except TimeoutError:
+            assert known is not None
             return known.route
-        if route is None:
-            raise SandboxNotFoundError(sandbox_id)
-        return route
+        if isinstance(answer, Route):
+            return answer
+        raise answer
 
     def expire(self, sandbox_id: SandboxId) -> None:
         """The route may be wrong: ask before it is used again."""
@@ -82,23 +81,49 @@ class Catalog:
         if known is not None:
             known.fresh_until = 0.0
 
-    async def _ask(self, sandbox_id: SandboxId) -> Route | None:
-        status, body = await self._control.get(f"/internal/routes/{sandbox_id}")
-        if status == 404:
+    def _ask_once(self, sandbox_id: SandboxId) -> asyncio.Task[Route | SandboxRefusalError]:
+        """Many requests for one sandbox make one question."""
+        asking = self._asking.get(sandbox_id)
+        if asking is None:
+            asking = spawn(self._ask(sandbox_id), name=f"route of {sandbox_id}")
+            self._asking[sandbox_id] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(sandbox_id, None))
+        return asking
+
+    async def _ask(self, sandbox_id: SandboxId) -> Route | SandboxRefusalError:
+        try:
+            status, body = await self._control.get(f"/internal/routes/{sandbox_id}")
+            route = None if status == 404 else _read_route(status, body)
+        except ControlSilentError as error:
+            self._note_silence(error)
+            known = self._known.get(sandbox_id)
+            if known is not None:
+                return known.route
+            return UnavailableError(
+                sandbox_id, "The sandbox cannot be looked up at the moment, try again"
+            )
+        self._note_silence(None)
+        if route is None:
             # Not remembered: a sandbox that was just created must be found at once.
             self._known.pop(sandbox_id, None)
-            return None
-        if status != 200:
-            raise ControlSilentError(f"control answered {status} for a route")
-        route = _read_route(body)
+            return SandboxNotFoundError(sandbox_id)
         self._known[sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)
         self._known.move_to_end(sandbox_id)
         if len(self._known) > _MAX_ROUTES:
             self._known.popitem(last=False)
         return route
 
+    def _note_silence(self, error: ControlSilentError | None) -> None:
+        if error is not None and not self._is_silent:
+            _log.warning("control.lost", reason=str(error), cause=repr(error.__cause__))
+        elif error is None and self._is_silent:
+            _log.info("control.found_again")
+        self._is_silent = error is not None
 
-def _read_route(body: bytes) -> Route:
+
+def _read_route(status: int, body: bytes) -> Route:
+    if status != 200:
+        raise ControlSilentError(f"control answered {status} when asked for a route")
     try:
         data = json.loads(body)
         host, _, port = data["node_ingress"].rpartition(":")

@@ -37,13 +37,14 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         """The client reads more slowly than we write."""
         self.deadline = time.monotonic() + HEAD_TIMEOUT_S
-        """When the sweep ends the connection; infinite during an exchange."""
+        """When the sweep ends the connection; infinite while an exchange moves."""
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._held = bytearray()
         self._searched = 0
         self._upstream_full = False
         self._lingering = False
+        self._is_half_closed = False
         self._advancing = False
         self._paused = False
 
@@ -79,11 +80,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_full = True
+        self._bound_stall()
         if self._exchange is not None:
             self._exchange.client_full(True)
 
     def resume_writing(self) -> None:
         self.is_full = False
+        self._bound_stall()
         if self._exchange is not None:
             self._exchange.client_full(False)
         else:
@@ -124,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def upstream_full(self, full: bool) -> None:
         self._upstream_full = full
+        self._bound_stall()
         self._update_reading()
 
     def finished(self, *, keep: bool, linger: bool = False) -> None:
@@ -141,7 +145,8 @@ class Connection(asyncio.Protocol):
 
     def expect_end(self) -> None:
         """One direction is closed; the other may not stay open for ever."""
-        self.deadline = time.monotonic() + IDLE_TIMEOUT_S
+        self._is_half_closed = True
+        self._bound_stall()
 
     def close(self) -> None:
         self.deadline = time.monotonic() + LINGER_TIMEOUT_S
@@ -180,7 +185,7 @@ class Connection(asyncio.Protocol):
 
     def _cut_head(self) -> bytes | None:
         held = self._held
-        while held.startswith(b"\r\n"):  # some clients end a body with one more line
+        if held.startswith(b"\r\n"):  # some clients end a body with one more line
             del held[:2]
         if not held:
             return None
@@ -211,6 +216,12 @@ class Connection(asyncio.Protocol):
         status, response = answers.refuse(refusal, None, [answers.CLOSE])
         metrics.answered[metrics.Destination.EDGE, status // 100].inc()
         self.write(response)
+
+    def _bound_stall(self) -> None:
+        """Streams have no time limit, but one that is stuck does: who left it is not noticed."""
+        if self._exchange is not None:
+            stuck = self.is_full or self._upstream_full or self._is_half_closed
+            self.deadline = time.monotonic() + IDLE_TIMEOUT_S if stuck else float("inf")
 
     def _linger(self) -> None:
         assert self._transport is not None

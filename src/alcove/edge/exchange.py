@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING
 
 from alcove.concurrency import spawn
 from alcove.edge import answers, metrics
-from alcove.edge.bodies import (
-    LAST_CHUNK,
-    BadBodyError,
-    Body,
-    Chunked,
-    Length,
-    Piece,
-    UntilClose,
-    chunk,
+from alcove.edge.bodies import BadBodyError, Piece, Relay, relay_request, relay_response
+from alcove.edge.errors import (
+    BadRequestError,
+    ControlUnreachableError,
+    NoAnswerError,
+    RefusalError,
 )
-from alcove.edge.errors import BadRequestError, NoAnswerError, RefusalError
 from alcove.edge.heads import (
     END_OF_HEAD,
     MAX_HEAD_BYTES,
@@ -60,14 +56,12 @@ class Exchange:
         self._ready: Ready | None = None
         self._over = False
         self._request = _At.WAITING
-        self._body: Body = Chunked() if head.length is None else Length(head.length)
-        self._rechunk_request = head.length is None
+        self._body = relay_request(head)
         self._replay: list[Piece] | None = None
         self._replay_bytes = 0
         self._response = _At.WAITING
         self._response_bytes = b""
-        self._response_body: Body = UntilClose()
-        self._rechunk_response = False
+        self._response_body: Relay | None = None
         self._keep_client = head.keep_alive
         self._keep_tunnel = True
         self._is_spliced = False
@@ -141,9 +135,7 @@ class Exchange:
             self._client.write_eof()
             self._half_closed()
             return True
-        if isinstance(self._response_body, UntilClose) and self._response is _At.BODY:
-            self._keep_client = False
-            self._response = _At.DONE
+        if self._response_body is not None and self._response_body.ends_with_connection:
             self._keep_tunnel = False
             self._finish()
         else:
@@ -176,8 +168,9 @@ class Exchange:
             if not self._over:
                 self._refuse(refusal)
             return
-        except Exception:
-            self._break_off()  # a bug; without this the client would wait for ever
+        except Exception:  # a bug; without an answer the client would wait for ever
+            if not self._over:
+                self._refuse(RefusalError("Internal error of the edge"))
             raise
         if self._over:
             upstreams.give(ready)
@@ -197,33 +190,26 @@ class Exchange:
         if self._replay is not None:  # second try: the head of the body is already here
             tunnel.write_all(self._replay)
         self._replay = [] if can_replay else None
-        if self._body.done:
-            self._request = _At.DONE
-            return
-        self._request = _At.BODY
-        self._client.release_held()
+        self._request = _At.DONE if self._body.done else _At.BODY
+        if self._request is _At.BODY:
+            self._client.release_held()
 
     def _send_body(self, data: bytes) -> None:
         assert self._ready is not None
         try:
-            content, surplus = self._body.feed(data)
+            passed = self._body.feed(data)
         except BadBodyError as error:
             self._ready.tunnel.abort()
             self._refuse(BadRequestError(400, f"Bad request: {error}"))
             return
-        pieces: Sequence[Piece] = content
-        if self._rechunk_request:
-            pieces = chunk(content)
-            if self._body.done:
-                pieces.append(LAST_CHUNK)
-        self._remember(pieces)
+        self._remember(passed.pieces)
         if self._body.done:
             self._request = _At.DONE
-        if pieces:
-            self._ready.tunnel.write_all(pieces)
-            metrics.forwarded[Flow.TO_SANDBOX].inc(sum(map(len, content)))
-        if surplus:
-            self._client.hold(surplus)
+        if passed.pieces:
+            self._ready.tunnel.write_all(passed.pieces)
+            metrics.forwarded[Flow.TO_SANDBOX].inc(passed.size)
+        if passed.surplus:
+            self._client.hold(passed.surplus)
 
     def _remember(self, pieces: Sequence[Piece]) -> None:
         """Keep what was sent, while it is little, for a tunnel that proves stale."""
@@ -273,9 +259,7 @@ class Exchange:
             rest = self._response_bytes[end + len(END_OF_HEAD) :]
             self._response_bytes = b""
             if head.status >= 200:
-                self._pass_head(head)
-                if rest and not self._over:
-                    self._pass_body(rest)
+                self._pass_head(head, rest)
             elif head.status == 101:
                 self._switch(head, rest)
             else:
@@ -283,58 +267,43 @@ class Exchange:
                 if self._head.minor > 0:
                     self._client.write(head.forward([], keep_length=False))
 
-    def _pass_head(self, head: ResponseHead) -> None:
+    def _pass_head(self, head: ResponseHead, rest: bytes) -> None:
         metrics.first_byte.observe(time.monotonic() - self._began)
-        self._count(self._source(), head.status)
-        bodiless = self._head.method == b"HEAD" or head.status in {204, 304}
-        extra: list[bytes] = []
-        if bodiless:
-            self._response_body = Length(0)
-        elif head.chunked:
-            self._response_body = Chunked()
-            self._rechunk_response = self._head.minor > 0
-            if self._rechunk_response:
-                extra.append(b"Transfer-Encoding: chunked")
-            else:
-                self._keep_client = False
-        elif head.length is not None:
-            self._response_body = Length(head.length)
-        else:
+        self._count(head.status)
+        relay = self._response_body = relay_response(self._head, head)
+        chunked = head.chunked and not relay.done
+        # A client of HTTP/1.0 knows no chunks: the connection's end is its body's end.
+        if relay.ends_with_connection or (chunked and self._head.minor == 0):
             self._keep_client = False
         self._keep_tunnel = head.keep_alive
         self._response = _At.BODY
-        extra += self._connection_lines()
-        self._client.write(head.forward(extra, keep_length=not head.chunked and head.status != 204))
-        if self._response_body.done:
-            self._response = _At.DONE
-            self._finish()
+        lines = self._connection_lines()
+        if chunked and self._head.minor > 0:
+            lines.append(b"Transfer-Encoding: chunked")
+        self._client.write(head.forward(lines, keep_length=head.status != 204))
+        if relay.done or rest:
+            self._pass_body(rest)
 
     def _pass_body(self, data: bytes) -> None:
+        assert self._response_body is not None
         try:
-            content, surplus = self._response_body.feed(data)
+            passed = self._response_body.feed(data)
         except BadBodyError:
             self._break_off()
             return
-        pieces: Sequence[Piece] = content
-        done = self._response_body.done
-        if self._rechunk_response:
-            pieces = chunk(content)
-            if done:
-                pieces.append(LAST_CHUNK)
-        if pieces:
-            self._client.write_all(pieces)
-            metrics.forwarded[Flow.TO_CLIENT].inc(sum(map(len, content)))
-        if done:
+        if passed.pieces:
+            self._client.write_all(passed.pieces)
+            metrics.forwarded[Flow.TO_CLIENT].inc(passed.size)
+        if self._response_body.done:
             # Bytes nobody asked for would be read as the next response.
-            self._keep_tunnel = self._keep_tunnel and not surplus
-            self._response = _At.DONE
+            self._keep_tunnel = self._keep_tunnel and not passed.surplus
             self._finish()
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         if self._head.upgrade is None or self._request is not _At.DONE:
             self._not_http("The port switched protocols unasked")
             return
-        self._count(self._source(), 101)
+        self._count(101)
         self._client.write(head.forward([b"Connection: Upgrade"], keep_length=False))
         self._request = self._response = _At.SPLICED
         self._is_spliced = True
@@ -357,6 +326,7 @@ class Exchange:
         if not self._end():
             return
         assert self._ready is not None
+        self._response = _At.DONE
         if self._request is not _At.DONE:
             # The rest of the body has no reader any more.
             self._ready.tunnel.abort()
@@ -384,7 +354,7 @@ class Exchange:
         if isinstance(self._to, PortOfSandbox):
             self._refuse(NoAnswerError(self._to.sandbox_id, message))
         else:
-            self._break_off()
+            self._refuse(ControlUnreachableError())
 
     def _refuse(self, refusal: RefusalError) -> None:
         if self._response is not _At.WAITING:
@@ -397,7 +367,7 @@ class Exchange:
 
     def _conclude(self, status: int, response: bytes) -> None:
         """Send an answer of the edge's own."""
-        self._count(Destination.EDGE, status)
+        self._count(status, Destination.EDGE)
         self._response = _At.DONE
         self._end()
         self._client.write(response)
@@ -415,10 +385,9 @@ class Exchange:
             return [answers.CLOSE]
         return [b"Connection: keep-alive"] if self._head.minor == 0 else []
 
-    def _source(self) -> Destination:
-        return Destination.CONTROL if isinstance(self._to, Api) else Destination.SANDBOX
-
-    def _count(self, source: Destination, status: int) -> None:
+    def _count(self, status: int, source: Destination | None = None) -> None:
+        if source is None:
+            source = Destination.CONTROL if isinstance(self._to, Api) else Destination.SANDBOX
         metrics.answered[source, min(status // 100, 5)].inc()
 
     def _end(self) -> bool:

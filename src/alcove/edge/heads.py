@@ -121,7 +121,7 @@ class ResponseHead:
     def forward(self, extra: list[bytes], *, keep_length: bool) -> bytes:
         """The head for the client; `extra` are the lines that frame the body on this hop."""
         drop = _HOP_BY_HOP | (self.nominated - _PROTECTED)
-        if not keep_length:
+        if self.chunked or not keep_length:
             drop |= {b"content-length"}
         if self.status in {101, 426}:
             drop -= {b"upgrade"}

@@ -3,6 +3,8 @@
 import asyncio
 from typing import NamedTuple
 
+import structlog
+
 from alcove.edge import metrics
 from alcove.edge.catalog import Catalog, Route
 from alcove.edge.errors import (
@@ -30,6 +32,7 @@ _KEEP_OTHERS_S = 15.0
 # A request that must not run twice is not sent again when the server closed an idle tunnel just
 # then. It only uses tunnels younger than any usual keep-alive limit of servers.
 _KEEP_FOR_UNSAFE_S = 1.0
+_log = structlog.get_logger()
 _CONTROL_KEY = Key(None, 0, 0)
 # A node daemon that restarts is back within this time; its sandboxes never noticed.
 _DIAL_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
@@ -130,10 +133,12 @@ class Upstreams:
             except ConnectionError as error:
                 metrics.opened[metrics.Opened.UNREACHABLE].inc()
                 if pause_s is None:
+                    _log.warning("node.not_reached", ingress=route.node_ingress, error=str(error))
                     raise _node_unreachable(to) from error
                 await asyncio.sleep(pause_s)
             except OSError as error:
                 metrics.opened[metrics.Opened.UNREACHABLE].inc()
+                _log.warning("node.not_reached", ingress=route.node_ingress, error=str(error))
                 raise _node_unreachable(to) from error
             else:
                 metrics.opened[metrics.Opened.OPEN].inc()
@@ -183,6 +188,7 @@ def _refusal(status: int, to: PortOfSandbox) -> RefusalError:
             return NoAnswerError(to.sandbox_id, "The sandbox is running but did not answer in time")
         case _:
             metrics.opened[metrics.Opened.UNREACHABLE].inc()
+            _log.warning("tunnel.refused", sandbox_id=to.sandbox_id, status=status)
             return _node_unreachable(to)
 
 
