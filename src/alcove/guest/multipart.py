@@ -124,7 +124,7 @@ class Parser:
             tail, resume = _read_tail(data, found + len(self._delimiter))
             if tail is not _Tail.NOT_OURS:
                 return found, tail, resume
-            search = found + 2
+            search = found + len(self._delimiter)
 
     def _possible_start(self, data: bytes, position: int) -> int:
         """Index of a delimiter that the end of `data` may have cut off, or the length."""

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alcove.guest import files
+from alcove.guest import files, users
 from alcove.guest.app import App
 from alcove.guest.content_type import guess
 from alcove.guest.download import (
@@ -29,7 +29,7 @@ from alcove.guest.download import (
 from alcove.guest.environment import Environment
 from alcove.guest.http import HttpError, Request
 from alcove.guest.server import serve
-from alcove.guest.upload import decoded_body
+from alcove.guest.upload import Upload, decoded_body
 from alcove.guest.watch import Watcher, Watchers
 from alcove.wire.tokens import file_signature
 
@@ -585,6 +585,29 @@ def test_a_form_without_its_end_is_refused(server, tmp_path):
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"final boundary" in answer
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_form_without_its_end_leaves_no_new_file(server, tmp_path):
+    body = b'--B\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + bytes(3_000_000)
+    kind = "multipart/form-data; boundary=B"
+    answer = server.raw(truncated(kind, tmp_path / "f", sent=body, announced=len(body)))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_watchers_are_told_of_new_directories_alone(tmp_path):
+    calls: list[bool] = []
+    owner = users.User("me", os.getuid(), os.getgid(), "/", "/bin/sh", (os.getgid(),))
+
+    async def write(path) -> None:
+        upload = Upload(str(path), owner, {}, lambda: calls.append(path.exists()))
+        await upload.write(b"x")
+        await upload.finish()
+
+    asyncio.run(write(tmp_path / "f"))
+    assert calls == []
+    asyncio.run(write(tmp_path / "new" / "f"))
+    assert calls == [False]  # before the file is there, so that its creation is seen
 
 
 PACKED = {"Content-Encoding": "gzip"}

@@ -220,6 +220,18 @@ async def test_what_cannot_be_listed(client, tmp_path, monkeypatch):
 
 
 @in_loop
+async def test_the_limit_holds_for_all_levels_together(client, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text("")
+    monkeypatch.setattr(filesystem, "MAX_LISTED", 4)
+    assert len((await client("ListDir", path=str(tmp_path), depth=2))["entries"]) == 4
+    monkeypatch.setattr(filesystem, "MAX_LISTED", 3)
+    call = client("ListDir", path=str(tmp_path), depth=2)
+    assert (await failure(call))[0] == "resource_exhausted"
+
+
+@in_loop
 async def test_an_empty_directory_has_no_entries(client, tmp_path):
     assert await client("ListDir", path=str(tmp_path)) in ({}, {"entries": []})
 
@@ -230,11 +242,13 @@ async def test_a_polled_watcher(client, tmp_path):
     assert watcher_id.startswith("w")
     await client("MakeDir", path=str(tmp_path / "sub"))
     (tmp_path / "sub" / "f").write_text("x")
+    (tmp_path / "sub" / "f").unlink()
     events = (await client("GetWatcherEvents", watcherId=watcher_id))["events"]
     # The directory is watched before MakeDir answers, so nothing is missing or guessed.
     assert [(event["type"], event["name"]) for event in events if event["name"] != "sub"] == [
         ("EVENT_TYPE_CREATE", "sub/f"),
         ("EVENT_TYPE_WRITE", "sub/f"),
+        ("EVENT_TYPE_REMOVE", "sub/f"),
     ]
     assert (await client("GetWatcherEvents", watcherId=watcher_id)).get("events", []) == []
     assert await client("RemoveWatcher", watcherId=watcher_id) == {}

@@ -49,6 +49,16 @@ def test_remove_is_idempotent_and_follows_no_link(tmp_path):
     assert (outside / "precious").exists()
 
 
+def test_a_directory_that_becomes_a_link_is_not_entered(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "swapped").symlink_to("outside")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert trees._open_directory("swapped", fd) is None
+    assert trees._open_directory("gone", fd) is None
+    os.close(fd)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+
+
 def make_deep(top, levels: int) -> None:
     fd = os.open(top, os.O_RDONLY)
     for _ in range(levels):

@@ -133,6 +133,7 @@ def test_new_directories_hide_nothing_and_repeat_nothing(tmp_path, watch_dir):
         ("CREATE", "a/b/early"),
         ("WRITE", "a/b/early"),
     ]
+    assert not scene.watcher._announced
     (tmp_path / "a" / "b" / "late").write_text("x")
     (tmp_path / "a" / "b" / "early").unlink()
     (tmp_path / "a" / "b" / "early").write_text("")
@@ -159,6 +160,26 @@ def test_a_file_seen_by_scan_and_by_inotify_is_created_once(tmp_path, watch_dir,
     events = scene.events()
     assert events.count(("CREATE", "new/f")) == 1
     assert events[:3] == [("CREATE", "new"), ("CREATE", "new/f"), ("WRITE", "new/f")]
+
+
+def test_a_file_replaced_right_after_the_scan_is_created_twice(tmp_path, watch_dir, monkeypatch):
+    scene = watch_dir(recursive=True)
+    announce = Watcher._announce
+
+    def announce_then_replace(self, path, child):
+        announce(self, path, child)
+        (tmp_path / path).unlink()
+        (tmp_path / path).write_text("")
+
+    monkeypatch.setattr(Watcher, "_announce", announce_then_replace)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "f").write_text("")
+    assert scene.events() == [
+        ("CREATE", "new"),
+        ("CREATE", "new/f"),
+        ("REMOVE", "new/f"),
+        ("CREATE", "new/f"),
+    ]
 
 
 def test_directories_moved_within_the_tree_keep_being_watched(tmp_path, watch_dir):
