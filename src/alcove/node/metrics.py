@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from alcove.wire.states import StopReason
 
@@ -68,6 +68,3 @@ def follow(
     _sandboxes.set_function(sandboxes)
     _places_prepared.set_function(places_prepared)
     _memory_available.set_function(lambda: memory_available_mib() * 2**20)
-
-
-registry = REGISTRY

@@ -212,8 +212,11 @@ class Places:
         try:
             await asyncio.shield(making)
         except BaseException:
-            # Cancelled, it may still be at work: clear only what has come to rest.
-            making.add_done_callback(lambda _: self._give_up(place.slot))
+            if making.done():
+                self._give_up(place.slot)
+            else:
+                # Cancelled, but still at work: clear only what has come to rest.
+                making.add_done_callback(lambda _: self._give_up(place.slot))
             raise
         return place
 

@@ -33,11 +33,11 @@ def test_a_follower_wakes_up_for_each_event():
         hello = await anext(stream)
         assert hello is not None
         assert hello.detail == events.boot_id
-        waiting = asyncio.ensure_future(anext(stream))  # noqa: TID251
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        events.emit("image.ready", "b")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(anext(stream))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            events.emit("image.ready", "b")
             event = await waiting
         assert event is not None
         assert event.kind == "image.ready"
