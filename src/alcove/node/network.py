@@ -62,6 +62,7 @@ class Network:
         self.slot_network = slot_network
         self.mtu = mtu
         self.rules = Rules(instance, slot_network)
+        self._label = f"lo:{instance}"
         self.slots_max = slot_network.num_addresses - _RESERVED_ADDRESSES - 1
 
     def link(self, slot: int) -> Link:
@@ -77,16 +78,20 @@ class Network:
 
     async def check(self) -> None:
         """Raises NetworkError if anything else on this host uses the slot network."""
+        listed = await run(["ip", "-json", "-4", "address", "show", "dev", "lo"])
+        (loopback,) = json.loads(listed.stdout)
+        labels = {entry["local"]: entry.get("label") for entry in loopback["addr_info"]}
         argv = ["ip", "-json", "route", "show", "table", "all", "root", str(self.slot_network)]
         for route in json.loads((await run(argv)).stdout or "[]"):
-            device = route.get("dev", "?")
+            device, destination = route.get("dev", "?"), route["dst"]
             mine = device.startswith(f"{self.instance}-") or (
-                device == "lo" and route["dst"] == str(self.rules.host_address)
+                destination == str(self.rules.host_address)
+                and labels.get(destination) == self._label
             )
-            if not mine and _inside(route["dst"], self.slot_network):
+            if not mine and _inside(destination, self.slot_network):
                 raise NetworkError(
-                    f"{route['dst']} on device {device} is in the network of the"
-                    f" sandboxes, {self.slot_network}: choose another slot_network"
+                    f"{destination} on device {device} is in the network of the sandboxes,"
+                    f" {self.slot_network}: choose another slot_network"
                 )
 
     async def setup(self) -> None:
@@ -95,7 +100,7 @@ class Network:
         forwarding = _SYSCTL / "ipv4/ip_forward"
         if forwarding.read_text().strip() != "1":
             forwarding.write_text("1")
-        await _ip([f"address replace {self.rules.host_address}/32 dev lo"])
+        await _ip([f"address replace {self.rules.host_address}/32 dev lo label {self._label}"])
         await self._nft(self.rules.host(await self._offline()))
 
     async def teardown(self) -> None:
@@ -103,7 +108,9 @@ class Network:
         for slot in sorted(await self.slots()):
             await self.remove(slot)
         await self._nft(self.rules.no_host())
-        await _ip([f"address delete {self.rules.host_address}/32 dev lo"], force=True)
+        await _ip(
+            [f"address delete {self.rules.host_address}/32 dev lo label {self._label}"], force=True
+        )
 
     async def create(self, slot: int) -> Link:
         """Make the slot's network anew; remains of an earlier one are replaced."""
