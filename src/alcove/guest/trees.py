@@ -236,13 +236,22 @@ def _unlink_files(directory_fd: int) -> list[str]:
 
 
 def _open_directory(name: str, directory_fd: int) -> int | None:
+    """Open a directory to empty it; None if it has gone or was something else, then unlinked.
+
+    gVisor follows a link in spite of O_NOFOLLOW when O_DIRECTORY is set, hence the comparison.
+    """
     try:
-        return os.open(name, _DIRECTORY_FLAGS, dir_fd=directory_fd)
+        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode):
+            _unlink(name, directory_fd)
+            return None
+        opened = os.open(name, _DIRECTORY_FLAGS, dir_fd=directory_fd)
     except FileNotFoundError:
         return None
-    except NotADirectoryError:
-        _unlink(name, directory_fd)
-        return None
+    if _identity(os.fstat(opened)) != _identity(found):
+        os.close(opened)
+        raise OSError(errno.EBUSY, "replaced while it was being removed", name)
+    return opened
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

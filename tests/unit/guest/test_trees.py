@@ -59,6 +59,27 @@ def test_a_directory_that_becomes_a_link_is_not_entered(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
 
 
+def test_a_directory_replaced_by_a_link_at_the_last_moment_is_not_entered(tmp_path, monkeypatch):
+    """As in gVisor, which opens through the link."""
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    (tree / "sub").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    real_open = os.open
+
+    def open_through_a_link(path, flags, *args, **options):
+        if path == "sub":
+            (tree / "sub").rmdir()
+            (tree / "sub").symlink_to(outside)
+            flags &= ~os.O_NOFOLLOW
+        return real_open(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", open_through_a_link)
+    with pytest.raises(OSError, match="replaced while"):
+        trees.remove(str(tree))
+    assert (outside / "precious").exists()
+
+
 def make_deep(top, levels: int) -> None:
     fd = os.open(top, os.O_RDONLY)
     for _ in range(levels):
