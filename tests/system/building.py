@@ -97,7 +97,9 @@ async def builder(data_dir: Path, driver_version: str | None = None) -> AsyncIte
     network = Network(INSTANCE, NETWORK, mtu=1500)
     await network.setup()
     driver, events = GvisorDriver(), Events()
-    limits = Limits(slots=20, prepared_per_image=0, prepared_total=0, memory_reserve_mib=0)
+    limits = Limits(
+        slots=20, prepared_per_image=0, prepared_total=0, calm_after_s=0.0, memory_reserve_mib=0
+    )
     places = Places(KernelGround(network, data_dir / "slots"), driver, limits)
     await places.sweep()
     work = spawn(places.run(), name="places")

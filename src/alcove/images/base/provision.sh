@@ -33,7 +33,7 @@ add_user() {
     other=$(getent passwd 1000 | cut -d: -f1)
     if [ -n "$other" ] && [ "$other" != user ]; then userdel --remove "$other" 2>/dev/null; fi
     getent passwd user >/dev/null ||
-        useradd --uid 1000 --user-group --create-home --shell /bin/bash user
+        useradd --uid 1000 --user-group --groups sudo --create-home --shell /bin/bash user
     echo 'user ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
     chmod 0440 /etc/sudoers.d/user
     mkdir -p /code
