@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from alcove.node import pidfd
 from alcove.node.agent_bundle import ensure_bundle
 from alcove.node.drivers.driver import Place
 
-_slots = itertools.count(1)
+_slots = itertools.count(2000)
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +41,10 @@ def rootfs(root: Path) -> Path:
 
 
 @pytest.fixture
-def make_place(root: Path) -> Iterator[Callable[[], Awaitable[Place]]]:
+def make_place(root: Path) -> Iterator[Callable[[], Place]]:
     made = []
 
-    async def make() -> Place:
+    def make() -> Place:
         made.append(rig.make_place(root, next(_slots)))
         return made[-1]
 

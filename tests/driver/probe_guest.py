@@ -54,7 +54,7 @@ async def handle(method: str, path: str, headers: dict, body: bytes) -> tuple[in
         return 200, json.dumps(STATE["env"]).encode()
     if path == "/run":
         done = await asyncio.to_thread(
-            subprocess.run, ["/bin/sh", "-c", body.decode()], capture_output=True
+            subprocess.run, ["/bin/sh", "-c", json.loads(body)["command"]], capture_output=True
         )
         return 200, done.stdout + done.stderr
     if path == "/sleep":
@@ -65,10 +65,10 @@ async def handle(method: str, path: str, headers: dict, body: bytes) -> tuple[in
             delays.append((time.monotonic() - begin - 0.1) * 1000)
         return 200, json.dumps([round(d, 2) for d in delays]).encode()
     if path == "/exit":
-        raise SystemExit(int(body or b"0"))
+        raise SystemExit(json.loads(body)["status"])
     if path == "/python":
         names: dict = {}
-        exec(body.decode(), names)
+        exec(json.loads(body)["code"], names)
         return 200, str(names.get("result")).encode()
     return 404, b""
 

@@ -9,6 +9,8 @@ from alcove.node.cgroups import Cgroup
 from alcove.node.drivers.driver import Image, Place
 
 INSTANCE = "nd"
+NOWHERE = "203.0.113.1"
+"""Packets to this address are lost."""
 HERE = Path(__file__).parent
 
 
@@ -52,6 +54,7 @@ def make_place(root: Path, slot: int) -> Place:
         table netdev {place.veth} {{
             chain in {{
                 type filter hook ingress device {place.veth} priority 0;
+                ip daddr {NOWHERE} drop
                 ip saddr 169.254.0.21 ip saddr set {address}
             }}
             chain out {{
@@ -90,7 +93,7 @@ def make_rootfs(root: Path) -> Path:
 
 def make_agent(root: Path, bundle: Path) -> Path:
     """A guest bundle with the interpreter of a real one and the probe guest as its program."""
-    agent = root / "agent"
+    agent = root / "probe-agent"
     shutil.copytree(bundle, agent, symlinks=True)
     source = root / "probe"
     source.mkdir()

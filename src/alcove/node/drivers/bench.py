@@ -180,12 +180,13 @@ async def _ask_once(
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
-                connection.receive_data(await loop.sock_recv(sock, 64 << 10))
+                data = await loop.sock_recv(sock, 64 << 10)
+                if not data:
+                    raise ConnectionError("the guest closed the connection")
+                connection.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 answer += event.data
             elif isinstance(event, h11.EndOfMessage):
                 return status, bytes(answer)
-            else:
-                raise ConnectionError(f"the guest closed the connection: {event!r}")
