@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from control_world import DATABASES, World, world
 
 Scenario = Callable[[World], Awaitable[None]]

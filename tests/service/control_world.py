@@ -4,7 +4,9 @@ SQLite always, PostgreSQL too when ALCOVE_TEST_POSTGRES_URL names a server. Loop
 call the steps themselves, and set the clock.
 """
 
+import asyncio
 import os
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,9 +16,11 @@ from typing import Any
 
 import httpx
 import psycopg
+import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.engine import make_url
 
+from alcove.control.asgi import HeadLimitedProtocol
 from alcove.control.clock import MICROSECONDS
 from alcove.control.main import build_app
 from alcove.control.nodes.fake import FakeNode
@@ -117,7 +121,7 @@ async def world(
     run_loops: bool = False,
     **settings: Any,
 ) -> AsyncIterator[World]:
-    async with _database_url(database) as url:
+    async with database_url(database) as url:
         made = Settings(data_dir=directory, database_url=url, **settings)
         here = World(None, FakeNode(), Clock(), None, "")  # type: ignore[arg-type]
         await start_in(here, made, checkpoint=checkpoint, run_loops=run_loops)
@@ -132,7 +136,24 @@ async def world(
 
 
 @asynccontextmanager
-async def _database_url(database: str) -> AsyncIterator[str]:
+async def served(here: World) -> AsyncIterator[int]:
+    """The app behind uvicorn, as main() serves it; yields the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        here.app, http=HeadLimitedProtocol, ws="none", lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+        listener.close()
+
+
+@asynccontextmanager
+async def database_url(database: str) -> AsyncIterator[str]:
     if database == "sqlite":
         yield ""
         return

@@ -4,11 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from control_fixture import InWorld, in_world
+from control_world import DATABASES, World, world
 
 from alcove.control.sandboxes import store
 from alcove.control.usage import store as usage
-from control_fixture import InWorld, in_world
-from control_world import DATABASES, World, world
 
 __all__ = ["in_world"]
 

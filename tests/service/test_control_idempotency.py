@@ -2,9 +2,10 @@
 
 import asyncio
 
-from alcove.control.nodes.client import NodeRefusedError
 from control_fixture import InWorld, in_world
 from control_world import World
+
+from alcove.control.nodes.client import NodeRefusedError
 
 __all__ = ["in_world"]
 

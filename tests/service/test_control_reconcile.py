@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from control_fixture import InWorld, in_world
+from control_world import World
+
 from alcove.control.clock import now_us
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxSpec
 from alcove.wire.states import NodeSandboxState, StopReason
-from control_fixture import InWorld, in_world
-from control_world import World
 
 __all__ = ["in_world"]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the database announces nothing
             await asyncio.sleep(0.01)
 
 

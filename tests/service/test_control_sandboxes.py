@@ -6,11 +6,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from control_fixture import InWorld, in_world
+from control_world import World
 
 from alcove.control.nodes.client import NodeFullError, NodeRefusedError, NodeTimeoutError
 from alcove.wire.states import StopReason
-from control_fixture import InWorld, in_world
-from control_world import World
 
 __all__ = ["in_world"]
 

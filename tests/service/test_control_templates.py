@@ -3,14 +3,15 @@
 import uuid
 from dataclasses import replace
 
+from control_fixture import InWorld, in_world
+from control_world import World
+
 from alcove.control.clock import MICROSECONDS
 from alcove.control.nodes.fake import FakeNode
 from alcove.control.templates import store
 from alcove.control.templates.store import Template
 from alcove.wire.ids import BuildId, TeamId, TemplateId
 from alcove.wire.states import BuildState
-from control_fixture import InWorld, in_world
-from control_world import World
 
 __all__ = ["in_world"]
 

@@ -18,6 +18,7 @@ from alcove.control.api import json_response
 from alcove.wire.errors import ErrorCode, Problem
 
 MAX_HEAD_BYTES = 64 * 1024
+_LINGER_S = 2.0
 _log = structlog.get_logger()
 _QUIET = frozenset({"/health", "/ready", "/metrics", "/internal/routes/{sandbox_id}"})
 _EXPOSED = (
@@ -166,8 +167,11 @@ class HeadLimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._in_head = True
+        self._refused = False
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data:
@@ -194,4 +198,6 @@ class HeadLimitedProtocol(HttpToolsProtocol):
             b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
             b"connection: close\r\ncontent-length: " + str(len(body)).encode() + b"\r\n\r\n" + body
         )
-        self.transport.close()
+        # Closing with unread data would reset the connection and take the answer with it.
+        self._refused = True
+        self.loop.call_later(_LINGER_S, self.transport.close)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -183,8 +184,8 @@ def _add_probes(app: FastAPI) -> None:
         "/metrics",
         tags=["internal"],
         dependencies=[Cluster],
-        response_class=PlainTextResponse,
-        responses=errors(),
+        response_class=Response,
+        responses={**errors(), 200: {"content": {"text/plain": {}}}},
     )
     async def read_metrics(request: Request) -> Response:
         """Prometheus metrics of this process."""
@@ -218,11 +219,26 @@ _LATER: tuple[tuple[str, str, str], ...] = (
 """What clients may ask for and this version does not have; the answer says so instead of 404."""
 
 
+_PARAMETER = re.compile(r"{(\w+)")
+
+
 def _add_later_routes(app: FastAPI) -> None:
     for method, path, what in _LATER:
         app.add_api_route(
-            path, _not_yet(what), methods=[method], status_code=501, include_in_schema=False
+            path,
+            _not_yet(what),
+            methods=[method],
+            status_code=501,
+            response_class=Response,
+            responses=errors(501),
+            tags=["later"],
+            summary=f"Not yet: {what}",
+            openapi_extra={"parameters": [_path_parameter(n) for n in _PARAMETER.findall(path)]},
         )
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _not_yet(what: str) -> Callable[..., Awaitable[Response]]:

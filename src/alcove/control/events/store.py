@@ -27,6 +27,9 @@ class Event:
     data: dict[str, Any]
 
 
+_INSERT = insert(events)
+
+
 async def record(
     tx: Tx,
     team_id: TeamId,
@@ -36,11 +39,8 @@ async def record(
     at: int,
     data: dict[str, Any],
 ) -> None:
-    await tx.execute(
-        insert(events).values(
-            team_id=team_id, at=at, kind=kind.value, sandbox_id=sandbox_id, data=data
-        )
-    )
+    row = {"team_id": team_id, "at": at, "sandbox_id": sandbox_id, "data": data}
+    await tx.execute(_INSERT, row | {"kind": kind.value})
 
 
 async def page(tx: Tx, team_id: TeamId, *, after: int, limit: int) -> list[Event]:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -78,9 +79,32 @@ class Route:
     network: dict[str, Any]
 
 
+# Statements of the hot path are built once: building costs more than SQLite's work on them.
+_INSERT = insert(sandboxes)
+_COUNT_ALIVE = (
+    select(func.count())
+    .select_from(sandboxes)
+    .where(
+        sandboxes.c.team_id == bindparam("team"),
+        sandboxes.c.state.in_([state.value for state in sorted(ALIVE)]),
+    )
+)
+_FIND_ROUTE = select(
+    sandboxes.c.id,
+    sandboxes.c.generation,
+    sandboxes.c.node_id,
+    sandboxes.c.public_traffic,
+    sandboxes.c.network,
+).where(
+    sandboxes.c.id == bindparam("sandbox"),
+    sandboxes.c.state == State.RUNNING.value,
+    sandboxes.c.end_at > bindparam("now"),
+)
+
+
 async def insert_sandbox(tx: Tx, sandbox: Sandbox) -> None:
     values = {name: getattr(sandbox, name) for name in Sandbox.__dataclass_fields__}
-    await tx.execute(insert(sandboxes).values(values | {"state": sandbox.state.value}))
+    await tx.execute(_INSERT, values | {"state": sandbox.state.value})
     if sandbox.metadata:
         rows = [
             {"sandbox_id": sandbox.id, "digest": digest(*pair)} for pair in sandbox.metadata.items()
@@ -101,18 +125,7 @@ async def find_visible(tx: Tx, team_id: TeamId, sandbox_id: SandboxId, now: int)
 
 
 async def find_route(tx: Tx, sandbox_id: SandboxId, now: int) -> Route | None:
-    found = select(
-        sandboxes.c.id,
-        sandboxes.c.generation,
-        sandboxes.c.node_id,
-        sandboxes.c.public_traffic,
-        sandboxes.c.network,
-    ).where(
-        sandboxes.c.id == sandbox_id,
-        sandboxes.c.state == State.RUNNING.value,
-        sandboxes.c.end_at > now,
-    )
-    row = (await tx.execute(found)).one_or_none()
+    row = (await tx.execute(_FIND_ROUTE, {"sandbox": sandbox_id, "now": now})).one_or_none()
     return None if row is None else Route(*row)
 
 
@@ -145,9 +158,8 @@ async def count(tx: Tx, wanted: Filter, *, now: int) -> int:
 
 
 async def count_alive(tx: Tx, team_id: TeamId) -> int:
-    counted = select(func.count()).select_from(sandboxes)
-    alive = sandboxes.c.state.in_([state.value for state in ALIVE])
-    return (await tx.execute(counted.where(sandboxes.c.team_id == team_id, alive))).scalar_one()
+    counted: int = (await tx.execute(_COUNT_ALIVE, {"team": team_id})).scalar_one()
+    return counted
 
 
 async def count_by_state(tx: Tx) -> dict[State, int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from alcove.control.db import Tx
 from alcove.control.teams.tables import api_keys, teams
@@ -32,6 +32,14 @@ class ApiKey:
 _KEY_COLUMNS = [column for column in api_keys.c if column.name != "key_hash"]
 
 
+_FIND_BY_KEY = (
+    select(api_keys.c.id, *teams.c)
+    .join_from(api_keys, teams, teams.c.id == api_keys.c.team_id)
+    .where(api_keys.c.key_hash == bindparam("hash"))
+)
+"""Built once: every request runs it."""
+
+
 async def insert_team(tx: Tx, team: Team) -> None:
     await tx.execute(
         insert(teams).values(
@@ -56,10 +64,7 @@ async def lock_team(tx: Tx, team_id: TeamId) -> None:
 
 async def find_by_key(tx: Tx, key_hash: str) -> tuple[str, Team] | None:
     """The key's id and its team."""
-    found = select(api_keys.c.id, *teams.c).join_from(
-        api_keys, teams, teams.c.id == api_keys.c.team_id
-    )
-    row = (await tx.execute(found.where(api_keys.c.key_hash == key_hash))).one_or_none()
+    row = (await tx.execute(_FIND_BY_KEY, {"hash": key_hash})).one_or_none()
     return None if row is None else (row[0], Team(*row[1:]))
 
 

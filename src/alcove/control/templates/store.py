@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from alcove.control.db import Tx
 from alcove.control.templates.tables import (
@@ -56,6 +67,38 @@ class Named:
     build: Build | None
 
 
+def _find_named(*, by_id: bool) -> Select[Any]:
+    condition: ColumnElement[bool] = templates.c.id.in_(
+        select(template_aliases.c.template_id).where(
+            template_aliases.c.namespace.in_(bindparam("namespaces", expanding=True)),
+            template_aliases.c.alias == bindparam("name"),
+        )
+    )
+    if by_id:
+        condition = or_(condition, templates.c.id == bindparam("name"))
+    alias = (
+        select(func.min(template_aliases.c.alias))
+        .where(template_aliases.c.template_id == templates.c.id)
+        .scalar_subquery()
+    )
+    tagged = and_(
+        template_tags.c.template_id == templates.c.id,
+        template_tags.c.tag == bindparam("wanted_tag"),
+    )
+    return (
+        select(*templates.c, alias, *template_builds.c)
+        .select_from(templates)
+        .outerjoin(template_tags, tagged)
+        .outerjoin(template_builds, template_builds.c.id == template_tags.c.build_id)
+        .where(condition)
+    )
+
+
+# Built once: every create runs one of them.
+_FIND_BY_NAME = _find_named(by_id=False)
+_FIND_BY_NAME_OR_ID = _find_named(by_id=True)
+
+
 async def insert_template(
     tx: Tx, template: Template, namespace: str, aliases: tuple[str, ...]
 ) -> None:
@@ -82,29 +125,14 @@ async def find_named(
     tx: Tx, namespaces: tuple[str, ...], name: str, tag: str, *, by_id: bool
 ) -> list[Named]:
     """Templates whose alias in one of the namespaces (or whose id) is `name`."""
-    by_alias = select(template_aliases.c.template_id).where(
-        template_aliases.c.namespace.in_(namespaces), template_aliases.c.alias == name
-    )
-    condition: ColumnElement[bool] = templates.c.id.in_(by_alias)
-    if by_id:
-        condition = or_(condition, templates.c.id == name)
-    alias = (
-        select(func.min(template_aliases.c.alias))
-        .where(template_aliases.c.template_id == templates.c.id)
-        .scalar_subquery()
-    )
-    tagged = and_(template_tags.c.template_id == templates.c.id, template_tags.c.tag == tag)
-    found = (
-        select(*templates.c, alias, *template_builds.c)
-        .select_from(templates)
-        .outerjoin(template_tags, tagged)
-        .outerjoin(template_builds, template_builds.c.id == template_tags.c.build_id)
-        .where(condition)
+    statement = _FIND_BY_NAME_OR_ID if by_id else _FIND_BY_NAME
+    found = await tx.execute(
+        statement, {"namespaces": list(namespaces), "name": name, "wanted_tag": tag}
     )
     split = len(templates.c)
     return [
         Named(Template(*row[:split]), row[split], _build_or_none(tuple(row[split + 1 :])))
-        for row in await tx.execute(found)
+        for row in found
     ]
 
 

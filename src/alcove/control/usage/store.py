@@ -21,8 +21,11 @@ class Entry:
     opened_at: int
 
 
+_INSERT = insert(usage_entries)
+
+
 async def open_entry(tx: Tx, entry: Entry) -> None:
-    await tx.execute(insert(usage_entries).values(asdict(entry)))
+    await tx.execute(_INSERT, asdict(entry))
 
 
 async def close_entry(tx: Tx, sandbox_id: SandboxId, generation: int, at: int) -> bool:

@@ -1,0 +1,154 @@
+"""Control on a real socket: heads that never end, clients that go away; CORS, health, errors."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+
+import httpx
+from control_fixture import InWorld, in_world
+from control_world import World, served, world
+
+from alcove.control.asgi import MAX_HEAD_BYTES
+
+__all__ = ["in_world"]
+
+
+def test_a_head_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here, served(here) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(2 * MAX_HEAD_BYTES // 8192):
+                    writer.write(b"X-Filler: " + b"a" * 8180 + b"\r\n")
+                    await writer.drain()
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == 431
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_requests_on_one_connection_are_not_one_long_head(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here, served(here) as port:
+            limits = httpx.Limits(max_connections=1)
+            filler = {"X-Filler": "a" * 8000, "X-API-Key": here.key}
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", limits=limits, headers=filler
+            ) as http:
+                for _ in range(20):
+                    answer = await http.post("/api-keys", json={"name": "n" * 150})
+                    assert answer.status_code == 201
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_left_before_the_answer_leaves_no_sandbox(tmp_path: Path) -> None:
+    async def scenario(keyed: str, left_running: int) -> None:
+        async with world(tmp_path / keyed) as here, served(here) as port:
+            started, release = asyncio.Event(), asyncio.Event()
+
+            async def hold(method: str) -> None:
+                if method == "start":
+                    started.set()
+                    await release.wait()
+
+            here.node.hold = hold
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            body = b'{"templateID": "base"}'
+            writer.write(
+                b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                + f"X-API-Key: {here.key}\r\nContent-Length: {len(body)}\r\n{keyed}\r\n".encode()
+                + body
+            )
+            await started.wait()
+            writer.close()
+            await writer.wait_closed()
+            # The close has to reach the server before the node answers.
+            await asyncio.sleep(0.05)
+            release.set()
+            async for event in here.node.events():
+                if event.kind == ("sandbox.running" if keyed else "sandbox.stopped"):
+                    break
+            assert len(here.node.running()) == left_running
+
+    asyncio.run(scenario("", 0))
+    asyncio.run(scenario("Idempotency-Key: mine\r\n", 1))
+
+
+def test_browsers_may_call_from_anywhere(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        asked = {
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-api-key, x-anything",
+        }
+        answer = await here.http.options("/v2/sandboxes", headers=asked)
+        assert answer.status_code == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Access-Control-Allow-Headers"] == "x-api-key, x-anything"
+        for path in ("/v2/sandboxes", "/nowhere"):
+            answer = await here.http.get(path, headers={"Origin": "https://app.example"})
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert "X-Next-Token" in answer.headers["Access-Control-Expose-Headers"]
+
+    in_world(scenario)
+
+
+def test_health_and_readiness(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        assert (await here.http.get("/health")).status_code == 200
+        assert (await here.http.get("/ready")).status_code == 200
+        here.node.reachable = False
+        await here.app.state.nodes.refresh()
+        answer = await here.http.get("/ready")
+        assert answer.status_code == answer.json()["code"] == 503
+        assert "does not answer" in answer.json()["message"]
+
+    in_world(scenario)
+
+
+def test_unknown_routes_and_methods_answer_json(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        for method, path, status in (
+            ("GET", "/nowhere", 404),
+            ("GET", "/sandboxes/", 404),
+            ("GET", "//sandboxes", 404),
+            ("PUT", "/sandboxes", 405),
+            ("BREW", "/sandboxes", 405),
+        ):
+            answer = await here.http.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (status, status)
+        assert answer.headers["Allow"]
+
+    in_world(scenario)
+
+
+def test_what_nobody_caught_is_a_500_with_an_id(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        async def broken(_method: str) -> None:
+            raise RuntimeError("a bug, with secrets in its text")
+
+        sandbox_id = await here.create()
+        here.node.hold = broken
+        answer = await here.http.get(f"/sandboxes/{sandbox_id}/logs")
+        assert (answer.status_code, answer.json()["code"]) == (500, 500)
+        assert "secrets" not in answer.text
+        assert answer.headers["X-Request-Id"] in answer.json()["message"]
+
+    in_world(scenario)
+
+
+def test_metrics_name_no_ids(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        sandbox_id = await here.create()
+        await here.http.get(f"/sandboxes/{sandbox_id}")
+        text = (await here.http.get("/metrics", headers=here.cluster)).text
+        assert "alcove_control_sandboxes_running 1.0" in text
+        assert 'route="/sandboxes/{sandbox_id}"' in text
+        assert sandbox_id not in text
+
+    in_world(scenario)
