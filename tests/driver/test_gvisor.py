@@ -19,6 +19,7 @@ import rig
 from alcove.node.cgroups import Cgroup
 from alcove.node.drivers import instance, runsc
 from alcove.node.drivers.bench import ask
+from alcove.node.drivers.bundle import OOM_SCORE_ADJ
 from alcove.node.drivers.driver import DriverError, Found, Image, Place
 from alcove.node.drivers.gvisor import GvisorDriver, memory_limit_bytes
 
@@ -56,9 +57,15 @@ def test_the_guest_sees_its_own_size(make_place: MakePlace, image: Image) -> Non
         total = (await command(driver, place, "free -m")).split("Mem:")[1].split()[0]
         assert int(total) == image.memory_mib
         assert Cgroup(place.cgroup).memory_limit() == memory_limit_bytes(image)
+        scores = {_oom_score(pid) for pid in Cgroup(place.cgroup).procs()}
+        assert min(scores) >= OOM_SCORE_ADJ
         await driver.stop(place)
 
     asyncio.run(scenario())
+
+
+def _oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 def test_a_guest_that_takes_too_much_memory_ends_with_that_reason(

@@ -50,39 +50,8 @@ def config(place: Place, image: Image) -> dict[str, Any]:
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
         "root": {"path": str(image.rootfs), "readonly": False},
-        "process": {
-            "terminal": False,
-            "user": {"uid": 0, "gid": 0},
-            "args": list(AGENT_ARGV),
-            "env": [f"{name}={value}" for name, value in AGENT_ENV.items()],
-            "cwd": "/",
-            "noNewPrivileges": False,
-            "oomScoreAdj": OOM_SCORE_ADJ,
-            "capabilities": dict.fromkeys(
-                ("bounding", "effective", "permitted", "inheritable"), CAPABILITIES
-            ),
-            "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES},
-                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-            ],
-        },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-            {
-                "destination": "/dev/shm",  # noqa: S108 - the guest's, not ours
-                "type": "tmpfs",
-                "source": "tmpfs",
-                "options": ["mode=1777"],
-            },
-            {
-                "destination": AGENT_MOUNT,
-                "type": "bind",
-                "source": str(image.agent),
-                "options": ["bind", "ro"],
-            },
-        ],
+        "process": _process(),
+        "mounts": _mounts(image),
         "linux": {
             "cgroupsPath": "/" + place.cgroup.strip("/"),
             "namespaces": [
@@ -94,3 +63,43 @@ def config(place: Place, image: Image) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _process() -> dict[str, Any]:
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": list(AGENT_ARGV),
+        "env": [f"{name}={value}" for name, value in AGENT_ENV.items()],
+        "cwd": "/",
+        "noNewPrivileges": False,
+        "oomScoreAdj": OOM_SCORE_ADJ,
+        "capabilities": dict.fromkeys(
+            ("bounding", "effective", "permitted", "inheritable"), CAPABILITIES
+        ),
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+    }
+
+
+def _mounts(image: Image) -> list[dict[str, Any]]:
+    shared_memory = "/dev/shm"  # noqa: S108 - the guest's, not ours
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+        {
+            "destination": shared_memory,
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["mode=1777"],
+        },
+        {
+            "destination": AGENT_MOUNT,
+            "type": "bind",
+            "source": str(image.agent),
+            "options": ["bind", "ro"],
+        },
+    ]

@@ -8,20 +8,25 @@ import re
 from pathlib import Path
 
 from alcove.node.cgroups import Cgroup
+from alcove.node.drivers.bundle import OOM_SCORE_ADJ
 from alcove.node.drivers.driver import DriverError, Place
 from alcove.node.run import CommandError, run
 
 OLDEST_VERSION = (20240729, 0)
+_SET_USER_ID_VERSION = (20250820, 0)
+"""From here on gVisor can honour set-user-ID bits (sudo, su); before, it ignores them."""
 CREATE_LIMIT_S = 30.0
 START_LIMIT_S = 60.0
 
-_ENTER = """\
+_ENTER = f"""\
 console=$1; shift
+echo {OOM_SCORE_ADJ} >/proc/self/oom_score_adj
 while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done
 shift
 exec "$@" </dev/null >>"$console" 2>&1
 """
-"""Enter the control group, then run the command; the guest inherits the console from it."""
+"""Enter the control group, then run the command; the guest inherits the console from it. The score
+is in config.json too, but only the command line's start looks there."""
 
 _HIDE = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
 _HIDE_SYSCTLS = ("unshare", "--mount", "sh", "-c", _HIDE, "sh")
@@ -72,7 +77,10 @@ class Runsc:
     ) -> None:
         entries = [str(file) for file in Cgroup(place.cgroup).entry_files()]
         argv = ["sh", "-c", _ENTER, "sh", str(place.console), *entries, "--", *_HIDE_SYSCTLS]
-        argv += [self.program, *flags(place), command, *options, place.name]
+        argv += [self.program, *flags(place)]
+        if await self.version() >= _SET_USER_ID_VERSION:
+            argv.append("--allow-suid")
+        argv += [command, *options, place.name]
         try:
             await run(argv, timeout_s=limit_s)
         except CommandError as error:
