@@ -37,7 +37,7 @@ class SmallInternet:
 
     @property
     def slot_network(self) -> IPv4Network:
-        return IPv4Network(f"10.232.{self.number}.0/24")
+        return IPv4Network(f"10.251.{self.number}.0/24")
 
     @property
     def netns(self) -> Path:
@@ -62,7 +62,7 @@ class SmallInternet:
 
     @property
     def private(self) -> str:
-        return f"10.233.{self.number}.7"
+        return f"10.252.{self.number}.7"
 
     @property
     def link_local(self) -> str:

@@ -203,6 +203,16 @@ def test_nobody_else_reaches_a_guest(street: Street) -> None:
             assert udp.recv(100) == b"host"
 
 
+def test_nobody_else_reaches_the_hosts_end(street: Street) -> None:
+    host_mac = Path(f"/sys/class/net/{street.world.device}/address").read_text().strip()
+    with frames(street.world.netns) as outsider, datagrams(None) as service:
+        port = service.getsockname()[1]
+        for address in (str(street.network.rules.host_address), street.world.host):
+            probe = udp_packet(street.world.router, address, port, address.encode())
+            outsider.send(ethernet(host_mac, "02:00:00:00:00:09", _IPV4, probe))
+        assert service.recv(100) == street.world.host.encode()
+
+
 def test_cutting_off_ends_open_connections_and_names_until_it_is_lifted(street: Street) -> None:
     guest = street.guest
     with street.world.listener() as server, listener(guest.netns) as inside:

@@ -21,7 +21,7 @@ _WITHIN_S = 10.0
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "data", Options(slot_network="10.234.0.0/24"))
+    return Installation(tmp_path / "data", Options(slot_network="10.253.0.0/24"))
 
 
 @pytest.mark.root
@@ -61,13 +61,13 @@ def test_a_taken_port_fails(installation: Installation) -> None:
 @needs_root
 def test_a_slot_network_that_is_in_use_fails(installation: Installation) -> None:
     assert connection.slot_network(installation).level is Level.OK
-    ip("address add 10.234.0.77/32 dev lo")
+    ip("address add 10.253.0.77/32 dev lo")
     try:
         finding = connection.slot_network(installation)
     finally:
-        ip("address delete 10.234.0.77/32 dev lo")
+        ip("address delete 10.253.0.77/32 dev lo")
     assert finding.level is Level.FAIL
-    assert "10.234.0.77" in finding.what_is
+    assert "10.253.0.77" in finding.what_is
 
 
 def test_a_firewall_that_drops_by_default_is_named() -> None:

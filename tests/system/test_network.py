@@ -148,10 +148,19 @@ def test_the_mtu_is_that_of_the_uplink(world: SmallInternet, network: Network) -
 
 
 def test_a_slot_network_that_is_taken_is_refused(network: Network, world: SmallInternet) -> None:
-    asyncio.run(network.create(1))
     other = Network(f"{world.instance}x", IPv4Network(network.slot_network), mtu=1500)
-    with pytest.raises(NetworkError, match="choose another slot_network"):
+    with pytest.raises(NetworkError, match="on device lo"):
         asyncio.run(other.setup())
+
+
+def test_a_route_into_the_slot_network_is_refused(network: Network, world: SmallInternet) -> None:
+    asyncio.run(network.setup())
+    ip(f"route add {network.link(9).address}/32 dev {world.device}")
+    try:
+        with pytest.raises(NetworkError, match=f"on device {world.device}"):
+            asyncio.run(network.setup())
+    finally:
+        ip(f"route delete {network.link(9).address}/32 dev {world.device}")
 
 
 def _send_bulk_to(server, dial) -> None:

@@ -43,9 +43,12 @@ def world() -> Iterator[SmallInternet]:
 
 
 @pytest.fixture(scope="module")
-def guest(world: SmallInternet) -> Iterator[Link]:
-    network = Network(world.instance, world.slot_network, mtu=1500)
+def network(world: SmallInternet) -> Network:
+    return Network(world.instance, world.slot_network, mtu=1500)
 
+
+@pytest.fixture(scope="module")
+def guest(network: Network) -> Iterator[Link]:
     async def build() -> Link:
         await network.teardown()
         await network.setup()
@@ -98,6 +101,19 @@ def test_queries_to_any_server_are_answered_by_ours(
 @pytest.mark.parametrize("name", ["rebound.example", "metadata.example", "local.example"])
 def test_names_do_not_lead_to_private_addresses(resolver: Resolver, guest: Link, name: str) -> None:
     assert _ask(guest, name) == (_NO_SUCH_NAME, "")
+
+
+def test_who_is_cut_off_has_no_names_even_on_an_open_connection(
+    resolver: Resolver, guest: Link, network: Network
+) -> None:
+    with connect(guest.netns, str(GATEWAY_ADDRESS), 53) as client:
+        asyncio.run(network.set_internet(guest.slot, allowed=False))
+        try:
+            client.send(b"x")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        finally:
+            asyncio.run(network.set_internet(guest.slot, allowed=True))
 
 
 def test_there_are_no_ipv6_addresses(resolver: Resolver, guest: Link) -> None:

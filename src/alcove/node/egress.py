@@ -164,7 +164,6 @@ class Rules:
                 f"iifname {guests} jump to_internet",
                 f"oifname {guests} ct state established,related accept",
                 f"ip daddr {self.slot_network} drop",
-                f"oifname {guests} drop",
             ],
             "to_internet": self._to_internet(),
             # Fail fast rather than hang: what is refused is an error at once. Of the ICMP errors
@@ -197,7 +196,6 @@ class Rules:
             "ct state invalid drop",
             f"ip daddr {{ {', '.join(REFUSED_NETWORKS)} }} jump refuse",
             f"ip daddr {self.slot_network} jump refuse",
-            f"oifname {self.devices} jump refuse",
             "fib daddr type != unicast jump refuse",
             _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
             _per_slot("connections", f"ct count over {_CONNECTIONS}"),
