@@ -114,37 +114,25 @@ class Rpc:
         self, method: Method, fn: ServerStreamMethod, request: Request
     ) -> Response:
         codec = _codec(request, codecs.STREAM_TYPES)
-
-        async def messages() -> AsyncGenerator[Message, None]:
+        # The request is read before the answer begins: clients of HTTP/1.1 stop sending their body
+        # once they see a response.
+        try:
             call = self._call(request)
             message = await _only_message(_messages(request, codec, method.request))
-            deadline_s = _deadline_s(call)
-            source = fn(message, call)
-            try:
-                while True:
-                    async with timeout_at(deadline_s):
-                        answer = await anext(source, None)
-                    if answer is None:
-                        return
-                    yield answer
-            except TimeoutError as error:
-                raise ConnectError(
-                    Code.DEADLINE_EXCEEDED, f"the time limit of {call.timeout_ms} ms has passed"
-                ) from error
-            finally:
-                await source.aclose()
-
-        return _stream_response(method, codec, request, messages())
+        except ConnectError as error:
+            return _stream_response(method, codec, request, _failing(error))
+        return _stream_response(method, codec, request, _until_deadline(fn(message, call), call))
 
     async def _client_stream(
         self, method: Method, fn: ClientStreamMethod, request: Request
     ) -> Response:
         codec = _codec(request, codecs.STREAM_TYPES)
-
-        async def messages() -> AsyncGenerator[Message, None]:
-            yield await fn(_messages(request, codec, method.request), self._call(request))
-
-        return _stream_response(method, codec, request, messages())
+        try:
+            call = self._call(request)
+            answer = await fn(_messages(request, codec, method.request), call)
+        except ConnectError as error:
+            return _stream_response(method, codec, request, _failing(error))
+        return _stream_response(method, codec, request, _single(answer))
 
     def _call(self, request: Request) -> Call:
         return Call(
@@ -154,6 +142,34 @@ class Rpc:
             timeout_ms=connect.parse_timeout_ms(request.header("connect-timeout-ms")),
             keepalive_s=_keepalive_s(request.header("keepalive-ping-interval")),
         )
+
+
+async def _until_deadline(
+    source: AsyncGenerator[Message, None], call: Call
+) -> AsyncGenerator[Message, None]:
+    deadline_s = _deadline_s(call)
+    try:
+        while True:
+            async with timeout_at(deadline_s):
+                answer = await anext(source, None)
+            if answer is None:
+                return
+            yield answer
+    except TimeoutError as error:
+        raise ConnectError(
+            Code.DEADLINE_EXCEEDED, f"the time limit of {call.timeout_ms} ms has passed"
+        ) from error
+    finally:
+        await source.aclose()
+
+
+async def _single(answer: Message) -> AsyncGenerator[Message, None]:
+    yield answer
+
+
+async def _failing(error: ConnectError) -> AsyncGenerator[Message, None]:
+    raise error
+    yield {}  # makes this a generator
 
 
 def _stream_response(
@@ -179,8 +195,6 @@ async def _envelopes(
         yield connect.encode_end_stream()
     except ConnectError as error:
         yield connect.encode_end_stream(error)
-    except (HttpError, BodyTruncatedError) as error:
-        yield connect.encode_end_stream(ConnectError(Code.INVALID_ARGUMENT, str(error)))
     except Exception:
         _log.exception("%s failed", method.path)
         yield connect.encode_end_stream(_internal())

@@ -129,10 +129,8 @@ class _Connection(asyncio.Protocol):
         body = Body(self._inbox, self._outbox, exchange, event)
         request = make_request(event, body)
         response = await self._call(request)
-        # What a handler left unread is read and dropped if that is little, else we hang up. A
-        # streamed answer may still be reading.
-        streamed = isinstance(response.body, AsyncIterator)
-        keep = keeps_alive(event) and (streamed or body.left_is_within(_MAX_DISCARD_BYTES))
+        # What a handler left unread is read and dropped if that is little, else we hang up.
+        keep = keeps_alive(event) and body.left_is_within(_MAX_DISCARD_BYTES)
         if await self._send(exchange, event, response, keep=keep):
             return await body.discard(_MAX_DISCARD_BYTES)
         await self._linger()

@@ -59,6 +59,11 @@ def launch(wanted: Launch) -> int:
                 os.chdir("/")
     except (NotPermittedError, ValueError) as error:
         raise SpawnError(str(error)) from error
+    except BlockingIOError as error:
+        raise SpawnError(
+            f"cannot start '{wanted.argv[0]}': {wanted.user.name} has too many processes"
+            f" (limit {wanted.max_processes}); end some of them, as root if need be"
+        ) from error
     except OSError as error:
         raise SpawnError(f"cannot start '{wanted.argv[0]}': {error.strerror}") from error
     _prefer_for_oom(pid)

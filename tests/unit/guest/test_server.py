@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import select
 import time
 
 import pytest
@@ -66,6 +67,22 @@ def test_a_client_that_waits_is_told_to_continue(agent: Agent) -> None:
         assert sock.recv(1024).startswith(b"HTTP/1.1 100")
         sock.sendall(b"{}")
         assert sock.recv(1024).startswith(b"HTTP/1.1 200")
+
+
+def test_a_stream_does_not_begin_before_its_request_has_arrived(agent: Agent) -> None:
+    """The official client ends its request body as soon as it sees a response."""
+    lines = ["POST /process.Process/Start HTTP/1.1", "host: x", "transfer-encoding: chunked"]
+    head = "\r\n".join([*lines, "content-type: application/connect+json", "", ""]).encode()
+    message = envelope(b'{"process":{"cmd":"/bin/echo","args":["hi"]},"stdin":false}')
+    with agent.raw() as sock:
+        sock.sendall(head)
+        assert select.select([sock], [], [], 0.3)[0] == []
+        sock.sendall(b"%x\r\n%b\r\n" % (len(message), message))
+        sock.sendall(b"0\r\n\r\n")
+        received = b""
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += sock.recv(65536)
+    assert b'"exited":true' in received
 
 
 def test_head_gives_the_head_only(agent: Agent) -> None:
