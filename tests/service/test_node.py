@@ -115,7 +115,7 @@ async def scene(data_dir: Path, *, build: bool = True, **settings) -> AsyncItera
     driver = machine.driver = AwkwardDriver()
     node = Node(all_settings, machine, KEY)
     app = await node.open()
-    port = await node.ingress.listen("127.0.0.1", 0)
+    port = node.ingress.listen("127.0.0.1", 0)
     try:
         async with (
             asyncio.timeout(10),

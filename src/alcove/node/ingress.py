@@ -1,40 +1,50 @@
-"""The way in: CONNECT {port}-{sandbox id} from the edge, then bytes both ways.
+"""The way in: CONNECT {port}-{sandbox id} from the edge, then bytes both ways (splice.py).
 
-    HEAD ──good request──▶ DIALLING ──port answers──▶ OPEN ──both ends done──▶ CLOSED
-      └── bad · late ──────────┴── refused · cut ───────┴── cut · broken ────────▲
-
-Half-closes are passed on, a slow reader slows the writer on the other side, and when the sandbox
-stops, its tunnels are cut. What is carried is not looked at.
+HEAD ──good request──▶ DIALLING ──port answers──▶ SPLICED ──▶ closed
+  └── bad · late ──────────┴── refused · sandbox stops ──────▲
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import cast
+
+import structlog
 
 from alcove.concurrency import spawn
 from alcove.node.drivers.driver import Driver, DriverError, PortClosedError
 from alcove.node.guest_client import GuestError
-from alcove.node.idleness import Idleness
 from alcove.node.life import Life
 from alcove.node.metrics import TunnelOutcome, tunnels_opened
-from alcove.node.tunnels import Tunnels
+from alcove.node.splice import Splice
 from alcove.wire.errors import ErrorCode, Problem
 from alcove.wire.hosts import GUEST_PORT, InvalidHostError, PortOfSandbox, parse_port_and_id
 from alcove.wire.ids import SandboxId
 from alcove.wire.tokens import same
 
+_log = structlog.get_logger()
+
+_BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 64
+_ACCEPT_PAUSE_S = 0.1
 _HEAD_MAX_BYTES = 8 * 1024
 _HEAD_LIMIT_S = 10.0
 _DIAL_S = 5.0
 _FORWARD_S = 2.0
 # A service that has just been started may not listen yet (contract e2b 3.8).
 _REFUSED_PAUSES_S = (0.1, 0.2, 0.3, 0.4)
-_BUFFER_BYTES = 256 * 1024
 _OPENED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+_CODES = {
+    401: ErrorCode.UNAUTHENTICATED,
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    429: ErrorCode.RATE_LIMITED,
+    502: ErrorCode.NOT_FOUND,
+}
 
 
 class _RefusedError(Exception):
@@ -44,15 +54,6 @@ class _RefusedError(Exception):
         super().__init__(message)
         self.outcome = outcome
         self.problem = Problem(status, message, _CODES.get(status, ErrorCode.INVALID_REQUEST))
-
-
-_CODES = {
-    401: ErrorCode.UNAUTHENTICATED,
-    404: ErrorCode.NOT_FOUND,
-    405: ErrorCode.METHOD_NOT_ALLOWED,
-    429: ErrorCode.RATE_LIMITED,
-    502: ErrorCode.NOT_FOUND,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,21 @@ class Ingress:
         self._driver = driver
         self._running = running
         self._authorization = f"Bearer {cluster_token}"
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
 
-    async def listen(self, host: str, port: int) -> int:
-        """Begin to serve; the port, which may have been chosen by the kernel."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Client(self), host, port, backlog=1024, reuse_address=True
-        )
-        return int(self._server.sockets[0].getsockname()[1])
+    def listen(self, host: str, port: int) -> int:
+        """Begin to serve; the port, which the kernel has chosen if it was 0."""
+        self._listener = socket.create_server((host, port), backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self._watch()
+        return int(self._listener.getsockname()[1])
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """Accept no more; tunnels stay until their sandboxes or this process end."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def admit(self, head: bytes) -> tuple[Life, int]:
         """The running sandbox and port that a request head asks for. Raises _RefusedError."""
@@ -105,180 +108,136 @@ class Ingress:
                     raise _RefusedError(TunnelOutcome.PORT_CLOSED, 502, str(error)) from error
             except (DriverError, OSError) as error:
                 raise _RefusedError(TunnelOutcome.NOT_HERE, 404, str(error)) from error
-            if not await self._forwarded(life, port):
+            if not await _forwarded(life, port):
                 await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _forwarded(self, life: Life, port: int) -> bool:
-        try:
-            return await life.guest().forward(port, _FORWARD_S)
-        except (GuestError, DriverError):
-            return False
+    def _watch(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Out of descriptors: those who wait are served when some are free again.
+                _log.warning("ingress.accept_failed", error=str(error))
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_ACCEPT_PAUSE_S, self._watch)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _Arrival(self, connection)
 
 
-class _Side(asyncio.Protocol):
-    """One end of a tunnel: what it receives goes to its peer."""
+class _Arrival:
+    """A connection from the edge until it is spliced or refused."""
 
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.peer: _Side | None = None
-        self.idleness: Idleness | None = None
-        self.finished = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        if self.idleness is not None:
-            self.idleness.touch()
-        if self.peer is not None and self.peer.transport is not None:
-            self.peer.transport.write(data)
-
-    def eof_received(self) -> bool:
-        self.finished = True
-        peer = self.peer
-        if peer is None or peer.transport is None or peer.transport.is_closing():
-            return False
-        if peer.finished:
-            # Both directions have ended: closing flushes what is still to be written.
-            peer.transport.close()
-            return False
-        peer.transport.write_eof()
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        peer, self.peer = self.peer, None
-        if peer is not None and peer.transport is not None:
-            if exc is None and self.finished:
-                peer.transport.close()
-            else:
-                peer.transport.abort()
-
-    def pause_writing(self) -> None:
-        transport = None if self.peer is None else self.peer.transport
-        if transport is not None and transport.is_reading():
-            transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        transport = None if self.peer is None else self.peer.transport
-        if transport is not None and not transport.is_closing() and not transport.is_reading():
-            transport.resume_reading()
-
-
-class _Client(_Side):
-    """The edge's end: reads the request, then becomes one side of the tunnel."""
-
-    def __init__(self, ingress: Ingress) -> None:
-        super().__init__()
+    def __init__(self, ingress: Ingress, connection: socket.socket) -> None:
         self._ingress = ingress
-        self._head: bytearray | None = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
+        self._connection = connection
+        self._head = bytearray()
+        self._cut: Callable[[], None] = self._drop
+        self._life: Life | None = None
         self._dialling: asyncio.Task[None] | None = None
-        self._tunnels: Tunnels | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(connection, self._readable)
+        self._timer = self._loop.call_later(_HEAD_LIMIT_S, self._late)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        late = _RefusedError(TunnelOutcome.BAD_REQUEST, 408, "the request did not arrive in time")
-        self._timer = loop.call_later(_HEAD_LIMIT_S, self._refuse, late)
-
-    def data_received(self, data: bytes) -> None:
-        if self._head is None:
-            super().data_received(data)
+    def _readable(self) -> None:
+        try:
+            data = self._connection.recv(_HEAD_MAX_BYTES + 1 - len(self._head))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop()
             return
         self._head += data
-        end = self._head.find(b"\r\n\r\n")
-        if (len(self._head) if end < 0 else end) > _HEAD_MAX_BYTES:
-            self._refuse(
-                _RefusedError(TunnelOutcome.BAD_REQUEST, 431, "the request head is too large")
-            )
-        elif end >= 0:
-            head, early = bytes(self._head[:end]), bytes(self._head[end + 4 :])
-            try:
+        head, end, early = bytes(self._head).partition(b"\r\n\r\n")
+        try:
+            if end:
                 self._begin(*self._ingress.admit(head), early)
-            except _RefusedError as refused:
-                self._refuse(refused)
+            elif len(self._head) > _HEAD_MAX_BYTES:
+                self._refuse(
+                    _RefusedError(TunnelOutcome.BAD_REQUEST, 431, "the request head is too large")
+                )
+        except _RefusedError as refused:
+            self._refuse(refused)
 
-    def eof_received(self) -> bool:
-        # An end of input before the tunnel is open leaves nobody to answer.
-        return super().eof_received() if self.peer is not None else False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
-        if self._dialling is not None:
-            self._dialling.cancel()
-        if self._tunnels is not None:
-            self._tunnels.closed(self._cut)
-        super().connection_lost(exc)
+    def _late(self) -> None:
+        self._refuse(
+            _RefusedError(TunnelOutcome.BAD_REQUEST, 408, "the request did not arrive in time")
+        )
 
     def _begin(self, life: Life, port: int, early: bytes) -> None:
-        assert self.transport is not None
         self._end_head()
-        self._head = None
-        if not life.tunnels.admit(self._cut):
+        if not life.tunnels.admit(self.cut):
             raise _RefusedError(
                 TunnelOutcome.TOO_MANY, 429, "this sandbox has too many connections open"
             )
-        self._tunnels = life.tunnels
-        self.transport.pause_reading()
-        if life.idleness is not None:
-            life.idleness.touch()
+        self._life = life
+        life.touch()
         self._dialling = spawn(self._open(life, port, early), name=f"tunnel to port {port}")
 
     async def _open(self, life: Life, port: int, early: bytes) -> None:
         try:
-            connection = await self._ingress.dial(life, port)
+            inside = await self._ingress.dial(life, port)
         except _RefusedError as refused:
             self._refuse(refused)
             return
-        server = _Side()
-        try:
-            await _attach(server, connection)
-        except OSError as error:
-            connection.close()
-            self._refuse(_RefusedError(TunnelOutcome.PORT_CLOSED, 502, str(error)))
-            return
         self._dialling = None
-        if self.transport is None or server.transport is None:
-            for side in (self, server):
-                if side.transport is not None:
-                    side.transport.abort()
-            return
         tunnels_opened.labels(TunnelOutcome.OPENED).inc()
-        self.peer, server.peer = server, self
-        self.idleness = server.idleness = life.idleness
-        self.transport.write(_OPENED)
-        if early:
-            server.transport.write(early)
-        self.transport.resume_reading()
+        try:
+            # The first bytes on this connection: its send buffer is empty.
+            self._connection.send(_OPENED)
+        except OSError:
+            inside.close()
+            self._drop()
+            return
+        splice = Splice(self._connection, inside, touched=life.touch, ended=self._gone)
+        self._cut = splice.cut
+        splice.start(early)
+
+    def cut(self) -> None:
+        """The sandbox stops."""
+        self._cut()
 
     def _refuse(self, refused: _RefusedError) -> None:
         tunnels_opened.labels(refused.outcome).inc()
-        self._end_head()
-        self._head = None
-        if self.transport is not None:
-            self.transport.write(_answer(refused.problem))
-            self.transport.close()
+        with contextlib.suppress(OSError):
+            self._connection.send(_answer(refused.problem))
+        self._drop()
 
-    def _cut(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+    def _drop(self) -> None:
+        self._end_head()
+        if self._dialling is not None and self._dialling is not asyncio.current_task():
+            self._dialling.cancel()
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+        self._connection.close()
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._life is not None:
+            self._life.tunnels.closed(self.cut)
 
     def _end_head(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
+        self._loop.remove_reader(self._connection)
 
 
-async def _attach(side: _Side, connection: socket.socket) -> None:
-    """Let a protocol take over a connected socket."""
-    loop = asyncio.get_running_loop()
-    if connection.family == socket.AF_UNIX:
-        await loop.create_unix_connection(lambda: side, sock=connection)
-    else:
-        await loop.create_connection(lambda: side, sock=connection)
+async def _forwarded(life: Life, port: int) -> bool:
+    try:
+        return await life.guest().forward(port, _FORWARD_S)
+    except (GuestError, DriverError):
+        return False
 
 
 def _parse(head: bytes, authorization: str) -> _Wanted:

@@ -67,7 +67,7 @@ class Life:
             self.place = around.places.claim(record.slot)
         self.log = SandboxLog(around.records.directory_of(record.sandbox_id))
         self.tunnels = Tunnels(around.tunnels_per_sandbox)
-        self.idleness: Idleness | None = None
+        self._idleness: Idleness | None = None
         self._meter: Meter | None = None
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -107,6 +107,11 @@ class Life:
 
     def usage(self) -> SandboxUsage | None:
         return None if self._meter is None else self._meter.sample(time.time())
+
+    def touch(self) -> None:
+        """There is traffic."""
+        if self._idleness is not None:
+            self._idleness.touch()
 
     def guest(self) -> GuestClient:
         """The agent inside. Only while the sandbox runs."""
@@ -174,9 +179,9 @@ class Life:
         around, spec, place = self._around, self.record.spec, self.place
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         self._meter = Meter(around.ground, place, size, self.record.started_at or time.time())
-        self.idleness = Idleness(around.driver, place, around.quiet_after_s)
+        self._idleness = Idleness(around.driver, place, around.quiet_after_s)
         self._do(self._watch(place), "watch")
-        self._do(self.idleness.run(), "idleness")
+        self._do(self._idleness.run(), "idleness")
         guard = MemoryGuard(
             around.ground,
             place,

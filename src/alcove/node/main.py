@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import metrics, pidfd, reconcile, uplink
+from alcove.node.agent_bundle import AgentBundleError
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
@@ -56,6 +57,7 @@ _log = structlog.get_logger()
 _RUNSC = "runsc"
 _ETHERNET_MTU = 1500
 _GRACE_S = 3
+_KEEP_ALIVE_S = 620
 _COLLECT_PERIOD_S = 600.0
 _CALM_AFTER_S = 0.3
 
@@ -129,6 +131,7 @@ class Node:
         )
         self._extra_ca_pem = uplink.extra_ca_pem()
         self._cluster_token = cluster_token
+        self._problems: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> ASGIApp:
@@ -171,6 +174,7 @@ class Node:
             images=self.images,
             events=self.events,
             data_dir=settings.data_dir,
+            problems=self._problems,
         )
         return api.app(self._cluster_token)
 
@@ -201,7 +205,11 @@ class Node:
                 events=self.events,
             ),
         )
-        await images.open()
+        try:
+            await images.open()
+        except AgentBundleError as error:
+            # Sandboxes that run must be adopted all the same; control is told.
+            self._problems.append(f"no template can be built: {error}")
         return images
 
     def _work(self) -> None:
@@ -252,7 +260,7 @@ async def serve(settings: Settings, cluster_token: str) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ended.set)
-    await node.ingress.listen(settings.host, settings.ingress_port)
+    node.ingress.listen(settings.host, settings.ingress_port)
     server = _Server(
         uvicorn.Config(
             app,
@@ -262,6 +270,8 @@ async def serve(settings: Settings, cluster_token: str) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Longer than any client keeps an idle connection, so that it is the one to close.
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
     )

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -61,6 +61,7 @@ class Api:
         images: ImageStore,
         events: Events,
         data_dir: Path,
+        problems: Sequence[str],
     ) -> None:
         self._node_id = node_id
         self._driver = driver
@@ -69,6 +70,7 @@ class Api:
         self._images = images
         self._events = events
         self._data_dir = data_dir
+        self._problems = problems
 
     def app(self, cluster_token: str) -> ASGIApp:
         routes = [
@@ -153,7 +155,7 @@ class Api:
 
     async def _node(self, request: Request) -> Response:
         del request
-        problems = await self._driver.problems()
+        problems = [*self._problems, *await self._driver.problems()]
         disk = shutil.disk_usage(self._data_dir)
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         report = NodeReport(

@@ -5,6 +5,7 @@
     GET    /v1/sandboxes/{id}                                  SandboxReport | 404
     GET    /v1/sandboxes                                       {"sandboxes": [SandboxReport]}
     DELETE /v1/sandboxes/{id}?reason=                          204             stop; repeatable
+    DELETE /v1/sandboxes?reason=                               204             stop them all
     GET    /v1/sandboxes/{id}/usage                            SandboxUsage | 404
     GET    /v1/sandboxes/usage                                 {"usage": {id: SandboxUsage}}
     GET    /v1/sandboxes/{id}/logs?after=                      {"entries": [LogEntry]}
@@ -13,11 +14,13 @@
     GET    /v1/images                                          {"images": [ImageReport]}
     GET    /v1/images/{build_id}/logs?after=                   {"entries": [LogEntry]}
     GET    /v1/node                                            NodeReport
-    GET    /v1/events?after=                                   JSON lines of NodeEvent, for ever
+    GET    /v1/events?after=                                   JSON lines of NodeEvent, for ever;
+                                                               an empty line now and then
 
     edge -> node ingress (its own port)
     CONNECT {port}-{sandbox id} HTTP/1.1                       200, then bytes both ways
-                                                               404 no such sandbox here
+    X-Alcove-Generation: (optional) that life of it only       404 no such sandbox here
+                                                               429 too many tunnels into it
                                                                502 nothing listens on that port
 
 Every request carries `Authorization: Bearer <cluster token>`. Errors have a Problem body. Times are
