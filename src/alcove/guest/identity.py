@@ -6,7 +6,6 @@ made here: worker threads that serve files stay root while the main thread start
 
 import ctypes
 import os
-import platform
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +81,7 @@ def _become_root(groups: list[int]) -> None:
 
 
 def _calls() -> tuple[int, int, int]:
-    return _CALLS[platform.machine()]
+    return _CALLS[os.uname().machine]
 
 
 def _call(number: int, *args: object) -> None:

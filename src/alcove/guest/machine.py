@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import time
-import uuid
 from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class Machine:
     def set_boot_id(self, sandbox_id: str) -> None:
         """A boot id of this sandbox's own: the same over pause and resume, no clone's."""
         digest = hashlib.sha256(b"boot-id:" + sandbox_id.encode()).digest()
-        text = f"{uuid.UUID(bytes=digest[:16], version=4)}\n"
+        text = f"{_as_uuid(digest[:16])}\n"
         with _optional("boot id"):
             path = "/run/alcove/boot_id"
             self._write(path, text)
@@ -142,6 +141,15 @@ def _optional(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         _log.warning("cannot set %s: %s", what, error)
+
+
+def _as_uuid(raw: bytes) -> str:
+    """16 bytes in the form of a random UUID; the module uuid would stay in every sandbox."""
+    number = int.from_bytes(raw, "big")
+    number = number & ~(0xF << 76) | 4 << 76  # version 4
+    number = number & ~(0x3 << 62) | 2 << 62  # variant of RFC 9562
+    digits = f"{number:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _bind(source: str, target: str) -> None:

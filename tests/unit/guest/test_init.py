@@ -1,6 +1,7 @@
 """POST /init, the token rules and what an init changes (contract e2b 3.1 and 4.6)."""
 
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,5 @@ def test_boot_ids_differ_by_sandbox_and_stay_with_it(tmp_path: Path) -> None:
         machine.set_boot_id(sandbox_id)
         found.append((tmp_path / "run/alcove/boot_id").read_text())
     assert found[0] == found[2] != found[1]
+    assert [uuid.UUID(text.strip()).version for text in found] == [4, 4, 4]
+    assert uuid.UUID(found[0].strip()).variant == uuid.RFC_4122
