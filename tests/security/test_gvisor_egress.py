@@ -6,6 +6,7 @@ gVisor's own network stack has its own opinions of ICMP errors, neighbours and c
 import asyncio
 import hashlib
 import http.client
+import json
 import os
 import shutil
 import threading
@@ -49,7 +50,7 @@ class Guest:
         body = "try:\n" + "".join(f"    {line}\n" for line in program.splitlines())
         body += "except Exception as error:\n    result = type(error).__name__\n"
         connection = http.client.HTTPConnection(self.place.address, _PORT, timeout=30)
-        connection.request("POST", "/python", body)
+        connection.request("POST", "/python", json.dumps({"code": body}))
         return connection.getresponse().read().decode()
 
 
