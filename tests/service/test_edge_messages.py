@@ -390,3 +390,27 @@ async def test_events_pass_one_by_one(there: World) -> None:
         go.set()
     await reader.readuntil(b"0\r\n\r\n")
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "response"),
+    [
+        (
+            "GET / HTTP/1.1",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 Evil\r\n\r\n",
+        ),
+        ("HEAD / HTTP/1.1", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"),
+    ],
+)
+def test_a_tunnel_that_said_too_much_is_not_used_again(line: str, response: bytes) -> None:
+    @in_world
+    async def test(there: World) -> None:
+        await there.sandbox(ONE, {8000: fixed(response, close=False)})
+        for _ in range(2):
+            reader, writer = await there.connect()
+            writer.write(request(line=line))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+            writer.close()
+        assert there.ingress.connects[ONE, 8000] == 2
+
+    test()
