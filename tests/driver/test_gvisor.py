@@ -193,7 +193,8 @@ def test_a_quiet_sandbox_wakes_less_and_not_too_late(make_place: MakePlace, imag
         wakes = _switches(occupant.pid)
         _, answer = await ask(driver, place, "GET", "/sleep")
         quiet_wakes = _switches(occupant.pid) - wakes
-        assert max(json.loads(answer)) < 60  # 40 ms of slack, and a busy test machine
+        # 40 ms of slack; some of the twenty may be late on a busy machine for other reasons.
+        assert sorted(json.loads(answer))[15] < 45
         await driver.active(place)
         wakes = _switches(occupant.pid)
         await ask(driver, place, "GET", "/sleep")
@@ -212,6 +213,20 @@ def _switches(pid: int) -> int:
             if line.startswith("voluntary_ctxt_switches"):
                 total += int(line.split()[1])
     return total
+
+
+def test_a_prepared_place_costs_no_processor_time(make_place: MakePlace, image: Image) -> None:
+    async def scenario() -> None:
+        driver, place = GvisorDriver(), make_place()
+        await driver.prepare(place, image)
+        before = Cgroup(place.cgroup).usage().cpu_seconds
+        await asyncio.sleep(0.5)
+        assert Cgroup(place.cgroup).usage().cpu_seconds == before
+        await driver.boot(place, image)
+        assert (await ask(driver, place, "GET", "/health"))[0] == 204
+        await driver.stop(place)
+
+    asyncio.run(scenario())
 
 
 def test_the_console_is_on_the_limited_disk(make_place: MakePlace, image: Image) -> None:

@@ -119,6 +119,8 @@ async def a_prepared_place_is_found_and_used(bench: Bench) -> None:
         await bench.stranger.boot(place, bench.image)
         status, _ = await ask(bench.stranger, place, "GET", "/health")
         expect(status, 204, "GET /health")
+        await bench.driver.prepare(place, bench.image)
+        expect(await bench.driver.find(place), Found.RUNNING, "find after a late prepare")
 
 
 async def clones_share_the_past_and_nothing_else(bench: Bench) -> None:
