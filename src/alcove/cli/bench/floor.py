@@ -25,6 +25,7 @@ from alcove.node.drivers.driver import Image, Place
 from alcove.node.ground import Size
 from alcove.node.ground_kernel import KernelGround
 from alcove.node.network import Network
+from alcove.node.rootfs import RootfsStore
 from alcove.node.run import run
 from alcove.wire.hosts import GUEST_PORT
 
@@ -53,7 +54,7 @@ def base_image(installation: Installation) -> Image:
     spec = newest["spec"]
     return Image(
         build_id=spec["build_id"],
-        rootfs=installation.data_dir / "images" / "rootfs" / newest["rootfs"],
+        rootfs=RootfsStore(installation.data_dir, "").path(newest["rootfs"]),
         agent=installation.data_dir / "agent" / newest["agent"],
         snapshot=newest["directory"] / "snapshot",
         vcpu_count=spec["vcpu_count"],
