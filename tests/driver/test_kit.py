@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import rig
+import uvloop
 
 from alcove.node.drivers.check import check
 from alcove.node.drivers.driver import Driver, Image, Place
@@ -30,7 +31,8 @@ def run_kit(
     image: Image,
     scratch: Path,
 ) -> None:
-    results = asyncio.run(check(new_driver, make_place, drop_place, image, scratch))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the node does
+        results = runner.run(check(new_driver, make_place, drop_place, image, scratch))
     broken = [f"{result.name}: {result.detail}" for result in results if not result.ok]
     assert broken == []
 
