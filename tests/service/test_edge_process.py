@@ -84,13 +84,18 @@ async def edge(data_dir: Path, handler, **settings: object) -> AsyncIterator[Pro
         }  # fmt: skip
         process = await spawn_edge(data_dir, **options)
         assert process.stdout is not None
-        async for line in process.stdout:
-            if b"edge.started" in line:
-                break
-        yield Process(process, port, tls_port)
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            assert await process.wait() == 0
+        try:
+            async for line in process.stdout:
+                if b"edge.started" in line:
+                    break
+            yield Process(process, port, tls_port)
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:  # a failed test leaves no process behind either
+                process.kill()
+                await process.wait()
 
 
 def get(path: str = "/", more: str = "") -> bytes:

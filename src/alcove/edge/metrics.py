@@ -1,4 +1,4 @@
-"""Prometheus metrics of the edge: counts and times, never ids (docs/reference/settings/edge.md)."""
+"""Prometheus metrics of the edge: counts and times, never ids (docs/reference/metrics-edge.md)."""
 
 from enum import StrEnum
 
