@@ -11,6 +11,7 @@ import rig
 
 from alcove.node import pidfd
 from alcove.node.agent_bundle import ensure_bundle
+from alcove.node.cgroups import Cgroup
 from alcove.node.drivers.driver import Place
 
 _slots = itertools.count(2000)
@@ -22,6 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # Short: the control socket's path is in it.
     root = Path(tmp_path_factory.mktemp("d"))
     yield root
+    asyncio.run(Cgroup(rig.INSTANCE).remove())
     shutil.rmtree(root, ignore_errors=True)
 
 
