@@ -109,13 +109,12 @@ class Scene:
 
 @contextlib.asynccontextmanager
 async def scene(data_dir: Path, *, build: bool = True, **settings) -> AsyncIterator[Scene]:
-    chosen = {"places_ready": 0, "memory_reserve_mib": 0} | settings
+    chosen = {"ingress_port": 0, "places_ready": 0, "memory_reserve_mib": 0} | settings
     all_settings = Settings(data_dir=data_dir, driver="fake", instance="nsv", **chosen)
     machine = Machine(all_settings)
     driver = machine.driver = AwkwardDriver()
     node = Node(all_settings, machine, KEY)
     app = await node.open()
-    port = node.ingress.listen("127.0.0.1", 0)
     try:
         async with (
             asyncio.timeout(10),
@@ -125,7 +124,7 @@ async def scene(data_dir: Path, *, build: bool = True, **settings) -> AsyncItera
                 headers={"Authorization": f"Bearer {KEY}"},
             ) as api,
         ):
-            made = Scene(node, driver, api, port, data_dir)
+            made = Scene(node, driver, api, node.ingress_port, data_dir)
             if build:
                 await api.put(f"/v1/images/{BUILD}", json=IMAGE.to_json())
                 await made.until("image.ready")

@@ -100,15 +100,24 @@ class Machine:
             if record.state is not NodeSandboxState.STOPPED:
                 self.records.write(_killed(record))
         slots = await self.ground.slots()
-        for slot in sorted(slots):
-            place = self.ground.place(slot)
-            await self.driver.stop(place)
-            await self.ground.remove(place)
+        failures = [text for slot in sorted(slots) if (text := await self._purge(slot))]
+        if failures:
+            raise NodeError("; ".join(failures))
         if self.resolver is not None:
             await self.resolver.stop()
         if self._network is not None:
             await self._network.teardown()
         return f"removed {len(slots)} places"
+
+    async def _purge(self, slot: int) -> str:
+        """Clear one slot; what went wrong, so that the others are cleared all the same."""
+        try:
+            place = self.ground.place(slot)
+            await self.driver.stop(place)
+            await self.ground.remove(place)
+        except Exception as error:
+            return f"slot {slot}: {error}"
+        return ""
 
 
 class Node:
@@ -138,8 +147,33 @@ class Node:
         """Adopt what runs, sweep the rest, begin to work; the API to serve."""
         settings, machine = self._settings, self._machine
         await machine.setup()
-        self.images = await self._open_images()
-        around = Surroundings(
+        self.images = await self._images()
+        self.supervisor = Supervisor(self._surroundings(), self.images.get)
+        await self.supervisor.adopt()
+        # From here on the sandboxes that run can be reached; the rest may take its time.
+        self.ingress = Ingress(machine.driver, self.supervisor.running, self._cluster_token)
+        self.ingress_port = self.ingress.listen(settings.host, settings.ingress_port)
+        await self.places.sweep()
+        await self._open_images()
+        self._work()
+        metrics.follow(
+            lambda: self.supervisor.count, lambda: self.places.prepared, memory_available_mib
+        )
+        api = Api(
+            node_id=NodeId(socket.gethostname()),
+            driver=machine.driver,
+            supervisor=self.supervisor,
+            places=self.places,
+            images=self.images,
+            events=self.events,
+            data_dir=settings.data_dir,
+            problems=self._problems,
+        )
+        return api.app(self._cluster_token)
+
+    def _surroundings(self) -> Surroundings:
+        settings, machine = self._settings, self._machine
+        return Surroundings(
             driver=machine.driver,
             ground=machine.ground,
             places=self.places,
@@ -158,25 +192,6 @@ class Node:
             quiet_after_s=settings.quiet_after_s,
             tunnels_per_sandbox=settings.tunnels_per_sandbox,
         )
-        self.supervisor = Supervisor(around, self.images.get)
-        await self.supervisor.adopt()
-        await self.places.sweep()
-        self._work()
-        self.ingress = Ingress(machine.driver, self.supervisor.running, self._cluster_token)
-        metrics.follow(
-            lambda: self.supervisor.count, lambda: self.places.prepared, memory_available_mib
-        )
-        api = Api(
-            node_id=NodeId(socket.gethostname()),
-            driver=machine.driver,
-            supervisor=self.supervisor,
-            places=self.places,
-            images=self.images,
-            events=self.events,
-            data_dir=settings.data_dir,
-            problems=self._problems,
-        )
-        return api.app(self._cluster_token)
 
     async def close(self) -> None:
         """Stop working; sandboxes run on, prepared places are left for the next sweep."""
@@ -188,13 +203,13 @@ class Node:
         if isinstance(self.images, Images):
             await self.images.close()
 
-    async def _open_images(self) -> Images | PlainImages:
+    async def _images(self) -> Images | PlainImages:
         recipes, driver = Recipes(), self._machine.driver
         directory = self._settings.data_dir
         if not isinstance(driver, GvisorDriver):
             plain = directory / "images" / "plain"
             return PlainImages(plain, recipes, driver, self.places, self.events)
-        images = Images(
+        return Images(
             directory,
             Workshop(
                 recipes=recipes,
@@ -205,12 +220,14 @@ class Node:
                 events=self.events,
             ),
         )
-        try:
-            await images.open()
-        except AgentBundleError as error:
-            # Sandboxes that run must be adopted all the same; control is told.
-            self._problems.append(f"no template can be built: {error}")
-        return images
+
+    async def _open_images(self) -> None:
+        if isinstance(self.images, Images):
+            try:
+                await self.images.open()
+            except AgentBundleError as error:
+                # Sandboxes that run go on all the same; control is told.
+                self._problems.append(f"no template can be built: {error}")
 
     def _work(self) -> None:
         supervisor, places, images = self.supervisor, self.places, self.images
@@ -260,7 +277,6 @@ async def serve(settings: Settings, cluster_token: str) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ended.set)
-    node.ingress.listen(settings.host, settings.ingress_port)
     server = _Server(
         uvicorn.Config(
             app,
