@@ -18,7 +18,7 @@ OPTIONS = {
     "node-port": "23004",
     "ingress-port": "23005",
     "edge-metrics-port": "23006",
-    "slot-network": "10.232.0.0/16",
+    "slot-network": "10.237.0.0/16",
 }
 UP_TIMEOUT_S = 1500
 

@@ -8,6 +8,7 @@ import pytest
 from e2b import (
     AuthenticationException,
     CommandExitException,
+    CommandHandle,
     InvalidArgumentException,
     NotFoundException,
     PtySize,
@@ -134,15 +135,27 @@ def test_many_commands_in_a_row_and_at_once(shared: Sandbox) -> None:
 
 
 def test_terminal(shared: Sandbox) -> None:
-    output = bytearray()
     terminal = shared.pty.create(PtySize(rows=33, cols=101), envs={"MARK": "here"})
-    shared.pty.send_stdin(terminal.pid, b"stty size; tty; echo $MARK; tput cols\n")
+    shared.pty.send_stdin(terminal.pid, b"stty size; tty; echo $MARK; echo end-$((1+1))\n")
+    output = _until(terminal, b"end-2")
+    assert b"33 101" in output
+    assert b"/dev/pts/" in output
+    assert b"here" in output
     shared.pty.resize(terminal.pid, PtySize(rows=40, cols=120))
-    shared.pty.send_stdin(terminal.pid, b"stty size; exit 0\n")
-    terminal.wait(on_pty=output.extend)
-    text = output.decode(errors="replace")
-    for expected in ("33 101", "/dev/pts/", "here", "40 120"):
-        assert expected in text
+    shared.pty.send_stdin(terminal.pid, b"stty size; tput cols; exit 0\n")
+    rest = _until(terminal, None)
+    assert b"40 120" in rest
+    assert b"\r\n120\r\n" in rest
+
+
+def _until(terminal: CommandHandle, mark: bytes | None) -> bytes:
+    """What a terminal prints up to a mark, or to its end."""
+    output = bytearray()
+    for _, _, data in terminal:
+        output += data or b""
+        if mark is not None and mark in output:
+            break
+    return bytes(output)
 
 
 def test_terminal_control_characters_and_kill(shared: Sandbox) -> None:
