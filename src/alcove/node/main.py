@@ -7,6 +7,7 @@ running; the next one adopts them. One daemon per data directory: it holds a loc
 import asyncio
 import contextlib
 import fcntl
+import os
 import signal
 import socket
 import sys
@@ -135,6 +136,7 @@ class Node:
                 prepared_per_image=settings.places_ready,
                 prepared_total=settings.places_ready_total,
                 calm_after_s=_CALM_AFTER_S,
+                beside_starts=(os.cpu_count() or 1) - 1,
                 memory_reserve_mib=settings.memory_reserve_mib,
             ),
         )

@@ -6,7 +6,7 @@
 
 A slot's directory is made before and removed after everything else it has, so its existence is the
 intent that a crash leaves behind. A place that a guest has run in is never used again. Preparing
-and clearing are background work: they wait while sandboxes are starting, one at a time.
+and clearing are background work: one at a time, and starts of sandboxes come first.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from alcove.node.ground import Ground, Size
 _log = structlog.get_logger()
 
 _MANY_DIRTY = 32
-"""So many slots are not left uncleared, whoever is starting."""
+"""So many slots are not left uncleared for long, whoever is starting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Limits:
     prepared_total: int
     calm_after_s: float
     """After a start, background work waits so long: the client's first command comes first."""
+    beside_starts: int
+    """Beside so many starts at most an empty pool is filled."""
     memory_reserve_mib: int
     """No place is made or prepared when the machine has less memory than this available."""
 
@@ -78,9 +80,7 @@ class Places:
         self._wishes: OrderedDict[tuple[str, Size], _Wish] = OrderedDict()
         self._pool: dict[tuple[str, Size], deque[Place]] = {}
         self._starting = 0
-        self._calming: asyncio.TimerHandle | None = None
-        self._calm = asyncio.Event()
-        self._calm.set()
+        self._calm_at = 0.0
         self._work = asyncio.Event()
         self._clean = asyncio.Event()
         self._clean.set()
@@ -116,18 +116,17 @@ class Places:
 
     @contextmanager
     def foreground(self) -> Iterator[None]:
-        """While the block runs, and a moment longer, background work on places waits."""
+        """A start of a sandbox: background work on places waits for it and a moment longer."""
         self._starting += 1
-        self._calm.clear()
-        if self._calming is not None:
-            self._calming.cancel()
         try:
             yield
         finally:
             self._starting -= 1
-            if not self._starting:
-                loop = asyncio.get_running_loop()
-                self._calming = loop.call_later(self._limits.calm_after_s, self._calm.set)
+            self._work.set()
+            loop = asyncio.get_running_loop()
+            self._calm_at = loop.time() + self._limits.calm_after_s
+            # Never before its time, so that the clock has passed it when the loop looks.
+            loop.call_at(self._calm_at + 0.001, self._work.set)
 
     def want(self, image: Image, size: Size) -> None:
         """Keep places prepared for this image: it has become ready."""
@@ -171,15 +170,32 @@ class Places:
         """
         while True:
             await self._work.wait()
-            if len(self._dirty) < _MANY_DIRTY:
-                await self._calm.wait()
-            self._work.clear()
-            if self._dirty:
-                self._work.set()
+            if not self._may_work():
+                self._work.clear()
+            elif self._dirty and (self._many_dirty or not self._is_empty()):
                 await self._clear(next(iter(self._dirty)))
             elif (wish := self._missing()) is not None:
-                self._work.set()
                 await self._prepare(wish)
+            elif self._dirty:
+                await self._clear(next(iter(self._dirty)))
+            else:
+                self._work.clear()
+
+    def _may_work(self) -> bool:
+        """Starts come first; but beside a few of them an empty pool is filled all the same."""
+        if not self._starting and asyncio.get_running_loop().time() >= self._calm_at:
+            return True
+        urgent = self._many_dirty or self._is_empty()
+        return urgent and self._starting <= self._limits.beside_starts
+
+    @property
+    def _many_dirty(self) -> bool:
+        return len(self._dirty) >= _MANY_DIRTY
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is prepared of what was wanted last."""
+        newest = next(reversed(self._wishes), None)
+        return newest is not None and not self._pool.get(newest)
 
     async def close(self) -> None:
         """Give the prepared places back and wait until everything is cleared."""

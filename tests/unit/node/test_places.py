@@ -68,10 +68,16 @@ class Pool:
 
 @contextlib.asynccontextmanager
 async def pool(
-    directory: Path, *, per_image: int = 2, total: int = 4, slots: int = 50, reserve_mib: int = 0
+    directory: Path,
+    *,
+    per_image: int = 2,
+    total: int = 4,
+    slots: int = 50,
+    reserve_mib: int = 0,
+    beside: int = 0,
 ) -> AsyncIterator[Pool]:
     ground, driver = AwkwardGround(directory), CountingDriver()
-    places = Places(ground, driver, Limits(slots, per_image, total, 0.0, reserve_mib))
+    places = Places(ground, driver, Limits(slots, per_image, total, 0.0, beside, reserve_mib))
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         work = tasks.create_task(places.run())
         yield Pool(places, ground, driver, directory)
@@ -156,6 +162,25 @@ def test_nothing_is_prepared_while_sandboxes_start(tmp_path):
                 for _ in range(50):
                     await asyncio.sleep(0)
                 assert p.slots() == set()
+            await p.until_prepared(2)
+
+    play(act)
+
+
+def test_an_empty_pool_is_filled_beside_a_few_starts_but_no_further(tmp_path):
+    async def act() -> None:
+        async with pool(tmp_path, beside=1) as p:
+            with p.places.foreground():
+                p.places.want(image(), SIZE)
+                await p.until_prepared(1)
+                for _ in range(50):
+                    await asyncio.sleep(0)
+                assert p.places.prepared == 1
+                with p.places.foreground():
+                    await p.places.take(image(), SIZE)
+                    for _ in range(50):
+                        await asyncio.sleep(0)
+                    assert p.places.prepared == 0
             await p.until_prepared(2)
 
     play(act)
