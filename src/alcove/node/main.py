@@ -26,7 +26,7 @@ from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import metrics, pidfd, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError
-from alcove.node.cgroups import CgroupError
+from alcove.node.cgroups import Cgroup, CgroupError
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
 from alcove.node.drivers.gvisor import GvisorDriver
@@ -108,6 +108,7 @@ class Machine:
             await self.resolver.stop()
         if self._network is not None:
             await self._network.teardown()
+            await Cgroup(f"/{self._network.instance}").remove()
         return f"removed {len(slots)} places"
 
     async def _purge(self, slot: int) -> str:
