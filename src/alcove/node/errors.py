@@ -8,7 +8,7 @@ NodeError
 ├── ImageNotReadyError      409 template_not_ready
 ├── StartFailedError        500 sandbox_create_failed
 ├── NoCapacityError         503 sandbox_capacity_unavailable
-└── NodeBusyError           (command line only)     another node daemon owns the data directory
+└── NodeBusyError           (command line only)     another daemon or driver has the data directory
 """
 
 from typing import ClassVar

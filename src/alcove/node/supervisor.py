@@ -11,6 +11,7 @@ from alcove.node.errors import (
     EndedError,
     ImageNotReadyError,
     NoCapacityError,
+    NodeBusyError,
     NotHereError,
     OldGenerationError,
     StartFailedError,
@@ -119,11 +120,19 @@ class Supervisor:
         return {life.record.spec.build_id for life in self._lives.values()}
 
     async def adopt(self) -> None:
-        """Take over what a former process left; once, before anything is asked."""
+        """Take over what a former process left; once, before anything is asked.
+
+        Raises NodeBusyError if it was left by another driver.
+        """
         for record in self._around.records.read_all():
             if record.state is State.STOPPED:
                 self._ended[record.sandbox_id] = record
                 continue
+            if record.driver != self._around.driver.name:
+                raise NodeBusyError(
+                    f"sandbox {record.sandbox_id} runs under the driver {record.driver!r}: start "
+                    "the node with that driver, or stop all sandboxes first (`alcove down`)"
+                )
             life = Life(self._around, record)
             life.post(Event.RESTARTED, StopReason.START_FAILED, "the node restarted meanwhile")
             if record.state is State.RUNNING and not await self._survived(life):
