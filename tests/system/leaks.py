@@ -14,7 +14,7 @@ def count(instance: str, data_dir: Path) -> dict[str, int]:
         "nft": _lines(["nft", "list", "ruleset"], instance),
         "mounts": Path("/proc/self/mounts").read_text().count(f" {data_dir}/"),
         "loop devices": _lines(["losetup", "--list", "--noheadings"], f"{data_dir}/"),
-        "cgroups": len(list(CGROUPS.glob(f"**/{instance}/*/"))),
+        "cgroups": _cgroups(instance),
         "processes": _processes(str(data_dir)),
         "slots": len(list((data_dir / "slots").glob("*"))),
         "runsc files": len(list((data_dir / "runsc").glob("*"))),
@@ -24,6 +24,17 @@ def count(instance: str, data_dir: Path) -> dict[str, int]:
 def _lines(command: list[str], part: str) -> int:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return sum(part in line for line in printed.splitlines())
+
+
+def _cgroups(instance: str) -> int:
+    """Groups of the instance in every v1 hierarchy, or in the one of v2."""
+    found = 0
+    for hierarchy in (CGROUPS, *CGROUPS.iterdir()):
+        try:
+            found += sum(entry.is_dir() for entry in (hierarchy / instance).iterdir())
+        except OSError:  # not there, or gone while we looked
+            continue
+    return found
 
 
 def _processes(part: str) -> int:
