@@ -2,7 +2,7 @@
 
 `every` runs a step again and again until cancelled and logs what it raises. `spawn` keeps a
 reference to a task and logs its failure. `shielded` lets a step finish although its caller was
-cancelled.
+cancelled; `uninterrupted` also waits for it.
 """
 
 import asyncio
@@ -50,6 +50,22 @@ def spawn(work: Coroutine[Any, Any, _T], *, name: str) -> asyncio.Task[_T]:
 async def shielded(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
     """Await `work`; if the caller is cancelled, `work` still runs to its end."""
     return await asyncio.shield(spawn(work, name=name))
+
+
+async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await `work` to its end; a cancellation that comes meanwhile is delivered after it."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()
+    raise cancelled
 
 
 def _done(task: asyncio.Task[Any]) -> None:

@@ -1,11 +1,13 @@
 """The fixture `in_world`: run a scenario against control on every database there is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from control_world import DATABASES, World, world
 
 Scenario = Callable[[World], Awaitable[None]]
@@ -24,3 +26,12 @@ def in_world(request: pytest.FixtureRequest, tmp_path: Path) -> InWorld:
         asyncio.run(go())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    """No log lines: of ten thousand sandboxes, or from a thread past pytest's capturing."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    yield
+    structlog.configure(**before)

@@ -8,10 +8,13 @@ from typing import Self
 
 import pytest
 import schemathesis
+from control_fixture import quiet
 from control_world import served, world
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi import checks as openapi_checks
+
+__all__ = ["quiet"]
 
 EXAMPLES = 12
 
@@ -49,7 +52,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def control(tmp_path_factory: pytest.TempPathFactory, quiet: None) -> Iterator[Served]:
     with Served(tmp_path_factory.mktemp("control")) as running:
         yield running
 

@@ -1,21 +1,22 @@
 """Ten thousand sandboxes on a fake node: nothing is lost, listed twice, or left over."""
 
 import asyncio
-import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-import structlog
+from control_fixture import quiet
 from control_world import DATABASES, World, world
 
 from alcove.control.sandboxes import store
 from alcove.control.sandboxes.network import Network
 from alcove.control.sandboxes.plan import Wanted
 from alcove.control.usage import store as usage
+
+__all__ = ["quiet"]
 
 AT_ONCE = 16
 T = TypeVar("T")
@@ -54,15 +55,6 @@ async def list_all(here: World) -> list[str]:
         token = answer.headers.get("X-Next-Token", "")
         if not token:
             return found
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Ten thousand lines would take longer than what they tell of."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.mark.timeout(600)

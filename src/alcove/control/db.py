@@ -4,19 +4,31 @@
 `reading()` runs single statements outside any transaction and never waits for a writer.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import BigInteger, Connection, Integer, MetaData, event, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    CursorResult,
+    Executable,
+    Integer,
+    MetaData,
+    event,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-Tx = AsyncConnection
-"""What stores take: a connection, inside a transaction or reading."""
+from alcove.concurrency import uninterrupted
+
+_T = TypeVar("_T")
+_Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 metadata = MetaData(
     naming_convention={
@@ -35,16 +47,47 @@ _MIGRATION_LOCK = 0x416C636F7665
 """Number of PostgreSQL's advisory lock: one control migrates, the others wait."""
 
 
+_SQLITE_READERS = 4
+_POSTGRES_CONNECTIONS = 20
+
+
+class Tx:
+    """What stores take: a connection, inside a transaction or reading.
+
+    A statement that has begun is never cancelled: the driver would leave its connection behind,
+    on SQLite with the write lock. The cancellation comes after the statement.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def execute(
+        self, statement: Executable, parameters: _Parameters | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        return await uninterrupted(self._connection.execute(statement, parameters))
+
+    async def run_sync(self, work: Callable[[Connection], _T]) -> _T:
+        return await uninterrupted(self._connection.run_sync(work))
+
+
 class Database:
     def __init__(self, url: str) -> None:
         self.is_sqlite = url.startswith("sqlite")
+        # The pools hand connections to whoever comes in a lucky moment; these queues are fair.
+        self._write_turn: AbstractAsyncContextManager[object] = asyncio.Lock()
+        self._read_turn: AbstractAsyncContextManager[object] = asyncio.Semaphore(_SQLITE_READERS)
         if self.is_sqlite:
             self._writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(url, connections=4, begin="")
+            self._reader = _sqlite_engine(url, connections=_SQLITE_READERS, begin="")
             return
+        self._write_turn = asyncio.Semaphore(_POSTGRES_CONNECTIONS)
+        self._read_turn = self._write_turn
         self._writer = create_async_engine(
             url,
-            pool_size=20,
+            pool_size=_POSTGRES_CONNECTIONS,
+            max_overflow=0,
             pool_pre_ping=True,
             connect_args={"server_settings": {"lock_timeout": "4s", "statement_timeout": "15s"}},
         )
@@ -52,23 +95,25 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
-        async with self._writer.begin() as connection:
-            yield connection
+        async with self._write_turn, _connected(self._writer) as connection:
+            await uninterrupted(_begin(connection))
+            yield Tx(connection)
+            await uninterrupted(connection.commit())
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Tx]:
-        async with self._reader.connect() as connection:
-            yield connection
+        async with self._read_turn, _connected(self._reader) as connection:
+            yield Tx(connection)
 
     async def migrate(self) -> None:
         """Bring the schema to the newest revision. Safe to run from several processes at once."""
-        async with self._writer.begin() as connection:
+        async with self.transaction() as tx:
             # On SQLite, BEGIN IMMEDIATE is the lock.
             if not self.is_sqlite:
-                await connection.execute(
+                await tx.execute(
                     text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
                 )
-            await connection.run_sync(_upgrade)
+            await tx.run_sync(_upgrade)
 
     async def ping(self) -> None:
         async with self.reading() as tx:
@@ -84,6 +129,26 @@ def migration_config(connection: Connection) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     return config
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    connection = engine.connect()
+    try:
+        await uninterrupted(_start(connection))
+        yield connection
+    finally:
+        # Rolls back what was not committed.
+        if connection.sync_connection is not None:
+            await uninterrupted(connection.close())
+
+
+async def _start(connection: AsyncConnection) -> None:
+    await connection.start()
+
+
+async def _begin(connection: AsyncConnection) -> None:
+    await connection.begin()
 
 
 def _upgrade(connection: Connection) -> None:

@@ -154,7 +154,8 @@ async def page(
 
 async def count(tx: Tx, wanted: Filter, *, now: int) -> int:
     counted = select(func.count()).select_from(sandboxes).where(*_conditions(wanted, now))
-    return (await tx.execute(counted)).scalar_one()
+    found: int = (await tx.execute(counted)).scalar_one()
+    return found
 
 
 async def count_alive(tx: Tx, team_id: TeamId) -> int:

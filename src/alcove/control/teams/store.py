@@ -90,7 +90,8 @@ async def list_keys(tx: Tx, team_id: TeamId) -> list[ApiKey]:
 
 async def count_keys(tx: Tx, team_id: TeamId) -> int:
     counted = select(func.count()).select_from(api_keys).where(api_keys.c.team_id == team_id)
-    return (await tx.execute(counted)).scalar_one()
+    found: int = (await tx.execute(counted)).scalar_one()
+    return found
 
 
 async def rename_key(tx: Tx, team_id: TeamId, key_id: str, name: str) -> bool:

@@ -214,9 +214,10 @@ async def builds_of(tx: Tx, template_id: TemplateId, *, limit: int, offset: int 
 
 async def count_builds(tx: Tx, template_id: TemplateId) -> int:
     counted = select(func.count()).select_from(template_builds)
-    return (
+    found: int = (
         await tx.execute(counted.where(template_builds.c.template_id == template_id))
     ).scalar_one()
+    return found
 
 
 async def find_build(tx: Tx, template_id: TemplateId, build_id: BuildId) -> Build | None:

@@ -47,4 +47,5 @@ async def close_entry(tx: Tx, sandbox_id: SandboxId, generation: int, at: int) -
 
 async def count_open(tx: Tx) -> int:
     counted = select(func.count()).select_from(usage_entries)
-    return (await tx.execute(counted.where(usage_entries.c.closed_at.is_(None)))).scalar_one()
+    found: int = (await tx.execute(counted.where(usage_entries.c.closed_at.is_(None)))).scalar_one()
+    return found
