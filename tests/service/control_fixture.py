@@ -32,6 +32,6 @@ def in_world(request: pytest.FixtureRequest, tmp_path: Path) -> InWorld:
 def quiet() -> Iterator[None]:
     """No log lines: of ten thousand sandboxes, or from a thread past pytest's capturing."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.configure(**before)

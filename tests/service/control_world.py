@@ -24,6 +24,7 @@ from alcove.control.asgi import HeadLimitedProtocol
 from alcove.control.clock import MICROSECONDS
 from alcove.control.main import build_app
 from alcove.control.nodes.fake import FakeNode
+from alcove.control.sandboxes.service import no_checkpoint
 from alcove.control.settings import Settings
 from alcove.control.teams import store as team_store
 from alcove.control.teams.service import Caller, Teams
@@ -85,7 +86,7 @@ async def start_in(
     world: World,
     settings: Settings,
     *,
-    checkpoint: Callable[[str], Awaitable[None]] | None = None,
+    checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint,
     run_loops: bool = False,
 ) -> None:
     app = build_app(
@@ -117,7 +118,7 @@ async def world(
     database: str = "sqlite",
     *,
     with_template: bool = True,
-    checkpoint: Callable[[str], Awaitable[None]] | None = None,
+    checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint,
     run_loops: bool = False,
     **settings: Any,
 ) -> AsyncIterator[World]:

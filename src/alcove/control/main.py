@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.plan import Limits
 from alcove.control.sandboxes.reconcile import SandboxReconciler
-from alcove.control.sandboxes.service import Sandboxes
+from alcove.control.sandboxes.service import Sandboxes, no_checkpoint
 from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
 from alcove.control.teams import routes as team_routes
@@ -57,85 +58,52 @@ _KEEP_ALIVE_S = 310
 Checkpoint = Callable[[str], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What control is made of."""
+
+    db: Database
+    nodes: Nodes
+    teams: Teams
+    templates: Templates
+    sandboxes: Sandboxes
+    sandbox_logs: SandboxLogs
+    sandbox_reconciler: SandboxReconciler
+    template_reconciler: TemplateReconciler
+    sampler: Sampler
+    cluster_token: str
+
+    def loops(self) -> Loops:
+        return Loops(
+            nodes=self.nodes,
+            teams=self.teams,
+            templates=self.template_reconciler,
+            sandboxes=self.sandbox_reconciler,
+            sampler=self.sampler,
+            deadlines_changed=self.sandboxes.outcomes.deadlines_changed,
+        )
+
+
 def build_app(
     settings: Settings,
     *,
     node: NodeClient | None = None,
     clock: Callable[[], int] = now_us,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint = no_checkpoint,
     run_loops: bool = True,
 ) -> FastAPI:
     """The API with everything behind it. Tests give a fake node, a clock, or run loops by hand."""
-    cluster_key = _cluster_key(settings.data_dir)
-    if node is None:
-        node = HttpNode(settings.node_url, cluster_key, start_timeout_s=settings.start_timeout_s)
-    db = Database(settings.database())
-    nodes = Nodes(node, settings.node_ingress)
-    teams = Teams(db, clock)
-    templates = Templates(db, nodes, clock)
-    extra = {} if checkpoint is None else {"checkpoint": checkpoint}
-    sandboxes = Sandboxes(
-        db,
-        nodes,
-        templates,
-        token_seed=hashlib.sha256(f"alcove sandbox tokens:{cluster_key}".encode()).digest(),
-        domain=settings.domain,
-        limits=Limits(
-            max_hours=settings.max_sandbox_hours,
-            concurrent=settings.concurrent_sandboxes,
-            start_timeout_s=settings.start_timeout_s,
-        ),
-        clock=clock,
-        **extra,
-    )
-    sandbox_reconciler = SandboxReconciler(db, nodes, sandboxes, clock)
-    template_reconciler = TemplateReconciler(db, nodes, clock)
-    sampler = Sampler(db, nodes, clock)
-    loops = Loops(
-        nodes=nodes,
-        teams=teams,
-        templates=template_reconciler,
-        sandboxes=sandbox_reconciler,
-        sampler=sampler,
-        deadlines_changed=sandboxes.outcomes.deadlines_changed,
-    )
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await db.migrate()
-        await teams.ensure_local_team(settings.data_dir / "local.env")
-        if db.is_sqlite:
-            await sandbox_reconciler.forget_starts()
-        stop = loops.start() if run_loops else None
-        _log.info("control.started", version=__version__)
-        try:
-            yield
-        finally:
-            if stop is not None:
-                stop()
-            await teams.write_last_used()
-            await nodes.close()
-            await db.close()
-            _log.info("control.stopped")
-
+    parts = _assemble(settings, node, clock, checkpoint)
     app = FastAPI(
         title="Alcove",
         version=__version__,
-        lifespan=lifespan,
+        lifespan=_lifespan(parts, settings.data_dir / "local.env", run_loops=run_loops),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
-    app.state.db = db
-    app.state.nodes = nodes
-    app.state.teams = teams
-    app.state.templates = templates
-    app.state.sandboxes = sandboxes
-    app.state.sandbox_logs = SandboxLogs(db, nodes)
-    app.state.sandbox_reconciler = sandbox_reconciler
-    app.state.template_reconciler = template_reconciler
-    app.state.sampler = sampler
-    app.state.cluster_token = cluster_key
+    for field in fields(parts):
+        setattr(app.state, field.name, getattr(parts, field.name))
     _add_routes(app)
     _add_errors(app)
     app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
@@ -143,6 +111,68 @@ def build_app(
     app.add_middleware(RequestLog)
     _describe(app)
     return app
+
+
+def _assemble(
+    settings: Settings, node: NodeClient | None, clock: Callable[[], int], checkpoint: Checkpoint
+) -> Parts:
+    key = _cluster_key(settings.data_dir)
+    if node is None:
+        node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
+    db = Database(settings.database())
+    nodes = Nodes(node, settings.node_ingress)
+    templates = Templates(db, nodes, clock)
+    limits = Limits(
+        max_hours=settings.max_sandbox_hours,
+        concurrent=settings.concurrent_sandboxes,
+        start_timeout_s=settings.start_timeout_s,
+    )
+    sandboxes = Sandboxes(
+        db,
+        nodes,
+        templates,
+        token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
+        domain=settings.domain,
+        limits=limits,
+        clock=clock,
+        checkpoint=checkpoint,
+    )
+    return Parts(
+        db=db,
+        nodes=nodes,
+        teams=Teams(db, clock),
+        templates=templates,
+        sandboxes=sandboxes,
+        sandbox_logs=SandboxLogs(db, nodes),
+        sandbox_reconciler=SandboxReconciler(db, nodes, sandboxes, clock),
+        template_reconciler=TemplateReconciler(db, nodes, clock),
+        sampler=Sampler(db, nodes, clock),
+        cluster_token=key,
+    )
+
+
+def _lifespan(
+    parts: Parts, env_file: Path, *, run_loops: bool
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await parts.db.migrate()
+        await parts.teams.ensure_local_team(env_file)
+        if parts.db.is_sqlite:
+            await parts.sandbox_reconciler.forget_starts()
+        stop = parts.loops().start() if run_loops else None
+        _log.info("control.started", version=__version__)
+        try:
+            yield
+        finally:
+            if stop is not None:
+                stop()
+            await parts.teams.write_last_used()
+            await parts.nodes.close()
+            await parts.db.close()
+            _log.info("control.stopped")
+
+    return lifespan
 
 
 def _add_routes(app: FastAPI) -> None:

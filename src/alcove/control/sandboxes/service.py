@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 MIN_REFRESH_S = 15
 
 
-async def _no_checkpoint(_name: str) -> None:
+async def no_checkpoint(_name: str) -> None:
     pass
 
 
@@ -65,7 +65,7 @@ class Sandboxes:
         domain: str,
         limits: Limits,
         clock: Callable[[], int] = now_us,
-        checkpoint: Callable[[str], Awaitable[None]] = _no_checkpoint,
+        checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint,
     ) -> None:
         """`checkpoint` is awaited between the steps of a change; crash tests die in it."""
         self._db = db
