@@ -17,6 +17,8 @@ class Inbox:
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
         self._size = 0
+        # Kept, as asking for it is a system call each time (getpid).
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
@@ -47,7 +49,7 @@ class Inbox:
         while not self._chunks:
             if self.ended:
                 return b""
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
         data = self._chunks.popleft()
         if len(data) > limit:

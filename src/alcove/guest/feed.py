@@ -22,6 +22,8 @@ class Feed:
         self._on_space = on_space
         self._queue: deque[tuple[Message, int]] = deque()
         self._size = 0
+        # Kept, as asking for it is a system call each time (getpid).
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._error: ConnectError | None = None
@@ -60,11 +62,13 @@ class Feed:
                 if self._error is not None:
                     raise self._error
                 return
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
+            silence = self._loop.call_later(keepalive_s, self._wake)
             try:
-                async with asyncio.timeout(keepalive_s):
-                    await self._waiter
-            except TimeoutError:
+                await self._waiter
+            finally:
+                silence.cancel()
+            if not self._queue and not self._closed:
                 yield keepalive
 
     def _wake(self) -> None:

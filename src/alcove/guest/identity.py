@@ -14,7 +14,7 @@ from alcove.guest.users import User
 
 _ROOT_ID = 0
 # Numbers of the calls: setgroups, setresgid, setresuid.
-_CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
+_CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}[os.uname().machine]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,7 +62,7 @@ def _process_limit(limit: int | None) -> Iterator[None]:
 
 
 def _become(uid: int, gid: int, groups: list[int]) -> None:
-    setgroups, setresgid, setresuid = _calls()
+    setgroups, setresgid, setresuid = _CALLS
     _call(setgroups, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
     # The saved ids stay root's: they are the way back, and exec forgets them.
     _call(setresgid, gid, gid, _ROOT_ID)
@@ -70,7 +70,7 @@ def _become(uid: int, gid: int, groups: list[int]) -> None:
 
 
 def _become_root(groups: list[int]) -> None:
-    setgroups, setresgid, setresuid = _calls()
+    setgroups, setresgid, setresuid = _CALLS
     try:
         _call(setresuid, _ROOT_ID, _ROOT_ID, _ROOT_ID)
         _call(setresgid, _ROOT_ID, _ROOT_ID, _ROOT_ID)
@@ -78,10 +78,6 @@ def _become_root(groups: list[int]) -> None:
     except OSError:
         # An agent that cannot get its rights back must not go on as somebody else.
         os.abort()
-
-
-def _calls() -> tuple[int, int, int]:
-    return _CALLS[os.uname().machine]
 
 
 def _call(number: int, *args: object) -> None:

@@ -69,6 +69,8 @@ class Process:
         """The end event, once everything is over."""
         self.stdin: Input | None = None
         self._on_end = on_end
+        # Kept, as asking for it is a system call each time (getpid).
+        self._loop = get_running_loop()
         self._master: int | None = None
         self._sources: dict[int, str] = {}
         self._feeds: set[Feed] = set()
@@ -80,9 +82,9 @@ class Process:
         children.watch(self.pid, self._on_exit)
         for fd in self._sources:
             os.set_blocking(fd, False)
-            get_running_loop().add_reader(fd, self._on_readable, fd)
+            self._loop.add_reader(fd, self._on_readable, fd)
         if wanted.timeout_ms is not None:
-            self._deadline = get_running_loop().call_later(
+            self._deadline = self._loop.call_later(
                 wanted.timeout_ms / 1000, self.kill, signal.SIGKILL
             )
 
@@ -201,13 +203,13 @@ class Process:
         if not self._paused:
             self._paused = True
             for fd in self._sources:
-                get_running_loop().remove_reader(fd)
+                self._loop.remove_reader(fd)
 
     def _resume(self) -> None:
         if self._paused and not any(feed.full for feed in self._feeds):
             self._paused = False
             for fd in self._sources:
-                get_running_loop().add_reader(fd, self._on_readable, fd)
+                self._loop.add_reader(fd, self._on_readable, fd)
 
     def _on_exit(self, status: int) -> None:
         self._status = status
@@ -219,7 +221,7 @@ class Process:
         if self._give_up_output:
             self._read_rest()
         elif self.is_pty:
-            get_running_loop().call_later(_PTY_REST_S, self._read_rest)
+            self._loop.call_later(_PTY_REST_S, self._read_rest)
         else:
             self._end_if_over()
 
@@ -245,7 +247,7 @@ class Process:
 
     def _close_source(self, fd: int) -> None:
         del self._sources[fd]
-        get_running_loop().remove_reader(fd)
+        self._loop.remove_reader(fd)
         os.close(fd)
 
     def _close_all(self) -> None:

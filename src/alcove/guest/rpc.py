@@ -6,7 +6,7 @@ codecs, gzip, time limits of streams and error bodies are dealt with here (contr
 
 import binascii
 import logging
-from asyncio import get_running_loop, timeout_at
+from asyncio import CancelledError, current_task, get_running_loop
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,20 +147,55 @@ class Rpc:
 async def _until_deadline(
     source: AsyncGenerator[Message, None], call: Call
 ) -> AsyncGenerator[Message, None]:
-    deadline_s = _deadline_s(call)
+    alarm = _Alarm(call.timeout_ms)
     try:
-        while True:
-            async with timeout_at(deadline_s):
-                answer = await anext(source, None)
-            if answer is None:
-                return
+        while (answer := await alarm.next_of(source)) is not None:
             yield answer
     except TimeoutError as error:
         raise ConnectError(
             Code.DEADLINE_EXCEEDED, f"the time limit of {call.timeout_ms} ms has passed"
         ) from error
     finally:
+        alarm.stop()
         await source.aclose()
+
+
+class _Alarm:
+    """A time limit over several waits of one task, whatever it does between them.
+
+    asyncio.timeout would have to be armed for each wait, at several system calls apiece.
+    """
+
+    def __init__(self, timeout_ms: int | None) -> None:
+        self._task = current_task()
+        self._waiting = self._rung = False
+        self._timer = None
+        if timeout_ms is not None:
+            self._timer = get_running_loop().call_later(timeout_ms / 1000, self._ring)
+
+    async def next_of(self, source: AsyncIterator[Message]) -> Message | None:
+        """None at the end. Raises TimeoutError once the time has passed."""
+        if self._rung:
+            raise TimeoutError
+        self._waiting = True
+        try:
+            return await anext(source, None)
+        except CancelledError:
+            # Somebody else may have cancelled the task too; then that is what counts.
+            if self._rung and self._task is not None and self._task.uncancel() == 0:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._waiting = False
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._rung = True
+        if self._waiting and self._task is not None:
+            self._task.cancel()
 
 
 async def _single(answer: Message) -> AsyncGenerator[Message, None]:
@@ -282,10 +317,3 @@ def _keepalive_s(header: str | None) -> int:
     if header is None or not (header.isascii() and header.isdecimal() and len(header) < 10):
         return DEFAULT_KEEPALIVE_S
     return min(int(header) or DEFAULT_KEEPALIVE_S, _MAX_KEEPALIVE_S)
-
-
-def _deadline_s(call: Call) -> float | None:
-    """The moment of the loop's clock at which a stream ends."""
-    if call.timeout_ms is None:
-        return None
-    return get_running_loop().time() + call.timeout_ms / 1000

@@ -6,16 +6,20 @@ are taken on by the agent for that moment and inherited.
 """
 
 import errno
+import functools
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from alcove.guest.identity import NotPermittedError, acting_as
 from alcove.guest.users import User
 
-# Python ignores these and exec would pass that on.
-_RESET_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
+# Python ignores some and exec would pass that on. All are named because libc asks for the handler
+# of every signal that is not, which under gVisor takes as long as the rest of the call.
+_RESET_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _OOM_SCORE = b"100"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
@@ -51,10 +55,10 @@ def launch(wanted: Launch) -> int:
     exits with 127 or 126.
     """
     try:
-        with acting_as(wanted.user, wanted.max_processes):
+        with _preferred_for_oom(), acting_as(wanted.user, wanted.max_processes):
             os.chdir(wanted.cwd)
             try:
-                pid = _spawn(wanted)
+                return _spawn(wanted)
             finally:
                 os.chdir("/")
     except (NotPermittedError, ValueError) as error:
@@ -66,8 +70,6 @@ def launch(wanted: Launch) -> int:
         ) from error
     except OSError as error:
         raise SpawnError(f"cannot start '{wanted.argv[0]}': {error.strerror}") from error
-    _prefer_for_oom(pid)
-    return pid
 
 
 def _spawn(wanted: Launch) -> int:
@@ -148,15 +150,38 @@ def _stillborn(wanted: Launch, reason: str, exit_code: int) -> int:
     return pid
 
 
-def _prefer_for_oom(pid: int) -> None:
-    """If the kernel must kill something, then a command rather than the agent."""
-    try:
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
-    except OSError:
-        return  # not available here, or the process has ended already
-    try:
-        os.write(fd, _OOM_SCORE)
-    except OSError:
+@contextmanager
+def _preferred_for_oom() -> Iterator[None]:
+    """If the kernel must kill something, then a command rather than the agent.
+
+    The score is inherited: setting our own for a moment leaves a command no time to have children
+    without it, and takes fewer system calls.
+    """
+    score = _own_oom_score()
+    if score is None:
+        yield
         return
+    fd, own = score
+    os.pwrite(fd, _OOM_SCORE, 0)
+    try:
+        yield
     finally:
-        os.close(fd)
+        os.pwrite(fd, own, 0)
+
+
+@functools.cache
+def _own_oom_score() -> tuple[int, bytes] | None:
+    """The file that holds the agent's score, and the score; None if it shall not be changed."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        own = os.read(fd, 16).strip()
+        if int(own) < int(_OOM_SCORE):
+            os.pwrite(fd, own, 0)
+            return fd, own
+    except OSError:
+        pass  # not available here
+    os.close(fd)
+    return None
