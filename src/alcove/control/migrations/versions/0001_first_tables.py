@@ -12,6 +12,21 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
+    _sandbox_metrics()
+    _teams()
+    _api_keys()
+    _events()
+    _idempotency_keys()
+    _sandboxes()
+    _templates()
+    _usage_entries()
+    _sandbox_pairs()
+    _template_aliases()
+    _template_builds()
+    _template_tags()
+
+
+def _sandbox_metrics() -> None:
     op.create_table(
         "sandbox_metrics",
         sa.Column("sandbox_id", sa.String(length=64), nullable=False),
@@ -27,6 +42,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_sandbox_metrics_at"), "sandbox_metrics", ["at"])
 
+
+def _teams() -> None:
     op.create_table(
         "teams",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -37,6 +54,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_teams")),
         sa.UniqueConstraint("slug", name=op.f("uq_teams_slug")),
     )
+
+
+def _api_keys() -> None:
     op.create_table(
         "api_keys",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -53,6 +73,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_keys_team_id_created_at"), "api_keys", ["team_id", "created_at"])
 
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column(
@@ -73,6 +95,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_events_sandbox_id_id"), "events", ["sandbox_id", "id"])
     op.create_index(op.f("ix_events_team_id_id"), "events", ["team_id", "id"])
 
+
+def _idempotency_keys() -> None:
     op.create_table(
         "idempotency_keys",
         sa.Column("team_id", sa.String(length=36), nullable=False),
@@ -88,6 +112,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"])
     op.create_index(op.f("ix_idempotency_keys_sandbox_id"), "idempotency_keys", ["sandbox_id"])
 
+
+def _sandboxes() -> None:
     op.create_table(
         "sandboxes",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -124,6 +150,8 @@ def upgrade() -> None:
         ["team_id", "state", "started_at", "id"],
     )
 
+
+def _templates() -> None:
     op.create_table(
         "templates",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -138,6 +166,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_templates")),
         sa.UniqueConstraint("recipe", name=op.f("uq_templates_recipe")),
     )
+
+
+def _usage_entries() -> None:
     op.create_table(
         "usage_entries",
         sa.Column(
@@ -166,6 +197,8 @@ def upgrade() -> None:
         op.f("ix_usage_entries_team_id_opened_at"), "usage_entries", ["team_id", "opened_at"]
     )
 
+
+def _sandbox_pairs() -> None:
     op.create_table(
         "sandbox_pairs",
         sa.Column("sandbox_id", sa.String(length=64), nullable=False),
@@ -177,6 +210,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_sandbox_pairs_digest"), "sandbox_pairs", ["digest"])
 
+
+def _template_aliases() -> None:
     op.create_table(
         "template_aliases",
         sa.Column("namespace", sa.String(length=64), nullable=False),
@@ -189,6 +224,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_template_aliases_template_id"), "template_aliases", ["template_id"])
 
+
+def _template_builds() -> None:
     op.create_table(
         "template_builds",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -216,6 +253,8 @@ def upgrade() -> None:
         ["template_id", "created_at"],
     )
 
+
+def _template_tags() -> None:
     op.create_table(
         "template_tags",
         sa.Column("template_id", sa.String(length=64), nullable=False),
