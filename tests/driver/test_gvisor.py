@@ -21,7 +21,7 @@ from alcove.node.drivers import instance, runsc
 from alcove.node.drivers.bench import ask
 from alcove.node.drivers.bundle import OOM_SCORE_ADJ
 from alcove.node.drivers.driver import DriverError, Found, Image, Place
-from alcove.node.drivers.gvisor import GvisorDriver, memory_limit_bytes
+from alcove.node.drivers.gvisor import GvisorDriver
 
 pytestmark = [
     pytest.mark.root,
@@ -56,7 +56,7 @@ def test_the_guest_sees_its_own_size(make_place: MakePlace, image: Image) -> Non
         assert (await command(driver, place, "nproc")).strip() == str(image.vcpu_count)
         total = (await command(driver, place, "free -m")).split("Mem:")[1].split()[0]
         assert int(total) == image.memory_mib
-        assert Cgroup(place.cgroup).memory_limit() == memory_limit_bytes(image)
+        assert Cgroup(place.cgroup).memory_limit() == driver.memory_limit_bytes(image.memory_mib)
         scores = {_oom_score(pid) for pid in Cgroup(place.cgroup).procs()}
         assert min(scores) >= OOM_SCORE_ADJ
         await driver.stop(place)

@@ -1,20 +1,26 @@
-"""Acting before the sandbox runs out of memory: end the largest process.
+"""Acting before the sandbox runs out of memory: end the largest process, if that would help.
 
 Under gVisor the kernel's own remedy takes the whole sandbox, so the node watches the limit from
-outside and calls here (POST /memory/relieve).
+outside and calls here (POST /memory/relieve {"usedBytes": what the sandbox uses}). Where files in
+memory (/dev/shm) hold what is used, ending a process frees nothing: then none is.
 """
 
+import json
 import os
 import signal
 from dataclasses import dataclass
 
 from alcove.guest.app import Route
-from alcove.guest.http import Request, Response
+from alcove.guest.http import HttpError, Request, Response
 from alcove.guest.processes import Process, Processes
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Positions in /proc/PID/stat, counted after the command's closing parenthesis.
 _PARENT, _RSS_PAGES = 1, 21
+_MAX_BODY_BYTES = 1024
+# Shares of what is used, from which on ending a process helps: its own, or that of all processes
+# together, of which then one after the other is ended.
+_LARGE_SHARE, _TOGETHER_SHARE = 1 / 8, 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +32,33 @@ class _Running:
 
 
 def routes(processes: Processes) -> list[Route]:
-    async def relieve(_: Request) -> Response:
-        return Response.json(_end_largest(processes))
+    async def relieve(request: Request) -> Response:
+        used_bytes = _used_bytes(await request.read(_MAX_BODY_BYTES))
+        return Response.json(_end_largest(processes, used_bytes))
 
     return [("POST", "/memory/relieve", relieve)]
 
 
-def _end_largest(processes: Processes) -> dict[str, str | int]:
-    """End one process and tell the clients of the command it belongs to; {} if there is none."""
+def _used_bytes(body: bytes) -> int:
+    """What the sandbox uses, as the node sees it; 0 if it did not say."""
+    try:
+        data = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, f"the body is not valid JSON: {error}") from error
+    used = data.get("usedBytes", 0) if isinstance(data, dict) else None
+    if not isinstance(used, int) or used < 0:
+        raise HttpError(400, "the body must be an object, usedBytes a whole number")
+    return used
+
+
+def _end_largest(processes: Processes, used_bytes: int) -> dict[str, str | int]:
+    """End one process and tell the clients of the command it belongs to; {} if none would help."""
     running = _descendants(_read_all())
     while running:
         victim = max(running.values(), key=lambda process: process.rss_bytes)
+        together = sum(process.rss_bytes for process in running.values())
+        if victim.rss_bytes < used_bytes * _LARGE_SHARE and together < used_bytes * _TOGETHER_SHARE:
+            return {}
         # Before the signal: once it is gone, so is the way to the command that started it.
         owner = _owner(victim, running, processes)
         if owner is not None:

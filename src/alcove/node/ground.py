@@ -63,13 +63,6 @@ class Ground(Protocol):
         """The memory in use, each time it has risen to the threshold."""
         ...
 
-    def lend_memory(self, place: Place) -> int:
-        """Raise the memory limit for an emergency; the limit to go back to.
-
-        Raises CgroupError if the place is gone.
-        """
-        ...
-
     def limit_memory(self, place: Place, limit_bytes: int) -> bool:
         """Set the memory limit; False if more is in use, or the place is gone."""
         ...
@@ -121,10 +114,6 @@ class PlainGround:
         del place, threshold_bytes
         return
         yield 0
-
-    def lend_memory(self, place: Place) -> int:
-        del place
-        return 0
 
     def limit_memory(self, place: Place, limit_bytes: int) -> bool:
         del place, limit_bytes

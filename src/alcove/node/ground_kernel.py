@@ -1,6 +1,6 @@
 """The places of a real driver: network namespaces, control groups and disks of one instance.
 
-The driver enters and limits the control group itself; here it is measured, lent memory and removed.
+The driver enters and limits the control group; here it is measured, lent memory, and removed.
 """
 
 import asyncio
@@ -16,8 +16,6 @@ from alcove.node.ground import Size, Used, numbered, remove_tree
 from alcove.node.network import Network
 
 _log = structlog.get_logger()
-
-_LOAN_BYTES = 512 << 20
 
 
 class KernelGround:
@@ -80,17 +78,11 @@ class KernelGround:
     def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
         return Cgroup(place.cgroup).memory_above(threshold_bytes)
 
-    def lend_memory(self, place: Place) -> int:
-        group = Cgroup(place.cgroup)
-        limit = group.memory_limit()
-        group.limit_memory(limit + _LOAN_BYTES)
-        return limit
-
     def limit_memory(self, place: Place, limit_bytes: int) -> bool:
         try:
             Cgroup(place.cgroup).limit_memory(limit_bytes)
         except CgroupError as error:
-            _log.info("memory.limit_not_lowered", place=place.name, error=str(error))
+            _log.info("memory.limit_not_set", place=place.name, error=str(error))
             return False
         return True
 

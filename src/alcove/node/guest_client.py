@@ -69,9 +69,10 @@ class GuestClient:
         answer = await self._call("POST", "/forward", {"port": port}, timeout_s)
         return answer.status == 200 and _object(answer).get("open") is True
 
-    async def relieve(self, timeout_s: float) -> EndedProcess | None:
-        """Have the guest end the process that uses most memory; None if it found none."""
-        answer = await self._call("POST", "/memory/relieve", {}, timeout_s)
+    async def relieve(self, used_bytes: int, timeout_s: float) -> EndedProcess | None:
+        """Have the guest end the process that uses most memory; None if none would help."""
+        wanted = {"usedBytes": used_bytes}
+        answer = await self._call("POST", "/memory/relieve", wanted, timeout_s)
         _expect(answer, {200}, "POST /memory/relieve")
         data = _object(answer)
         pid, command, rss = data.get("pid"), data.get("cmd"), data.get("rssBytes")

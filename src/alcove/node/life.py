@@ -186,8 +186,9 @@ class Life:
             around.ground,
             place,
             threshold_bytes=spec.memory_mib * 2**20 * around.memory_guard_percent // 100,
+            limit_bytes=around.driver.memory_limit_bytes(spec.memory_mib),
             guest=self.guest(),
-            tell=self._tell_ended,
+            tell=self._tell_relief,
         )
         self._do(guard.run(), "memory guard")
 
@@ -247,7 +248,14 @@ class Life:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _tell_ended(self, ended: EndedProcess) -> None:
+    def _tell_relief(self, ended: EndedProcess | None) -> None:
+        if ended is None:
+            text = (
+                "memory is held by files in memory (/dev/shm), not by processes: remove some "
+                "before the sandbox ends for want of memory"
+            )
+            self.log.add(time.time(), "warn", text)
+            return
         metrics.processes_ended.inc()
         text = (
             f"process {ended.pid} ({ended.command}) used {ended.rss_bytes // 2**20} MiB and was "

@@ -1,11 +1,13 @@
 """The memory guard (node/memory_guard.py) and the meter (node/meter.py), against the fake guest."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import h11
+import pytest
 
 from alcove.node.drivers.driver import Image, Place
 from alcove.node.drivers.fake import FakeDriver
@@ -16,6 +18,7 @@ from alcove.node.meter import Meter
 
 THRESHOLD = 1000
 LIMIT = 1200
+LENT = LIMIT + (512 << 20)
 
 
 class FullGround(PlainGround):
@@ -24,6 +27,7 @@ class FullGround(PlainGround):
     def __init__(self, directory: Path, used: list[Used]) -> None:
         super().__init__("nsv", directory)
         self.used = used
+        self.limit = LIMIT
         self.limits: list[int] = []
         self.refuse_to_lower = 0
 
@@ -33,34 +37,47 @@ class FullGround(PlainGround):
     def usage(self, place: Place) -> Used:
         return self.used.pop(0)
 
-    def lend_memory(self, place: Place) -> int:
-        self.limits.append(LIMIT * 2)
-        return LIMIT
-
     def limit_memory(self, place: Place, limit_bytes: int) -> bool:
-        if self.refuse_to_lower:
+        if limit_bytes < self.limit and self.refuse_to_lower:
             self.refuse_to_lower -= 1
             return False
-        self.limits.append(limit_bytes)
+        if limit_bytes != self.limit:
+            self.limits.append(limit_bytes)
+        self.limit = limit_bytes
         return True
 
 
 class RelievingDriver(FakeDriver):
-    """Its guest ends process 7 each time it is asked."""
+    """Its guest ends process 7 each time it is asked, unless files hold the memory."""
+
+    def __init__(self, *, held_by_files: bool = False) -> None:
+        super().__init__()
+        self.held_by_files = held_by_files
+        self.asked: list[Any] = []
 
     def _answer(
         self, place: Place, head: h11.Request, body: bytes
     ) -> tuple[int, dict[str, Any] | None]:
         if head.target == b"/memory/relieve":
-            return 200, {"pid": 7, "cmd": "bomb", "rssBytes": 900}
+            self.asked.append(json.loads(body))
+            return 200, {} if self.held_by_files else {"pid": 7, "cmd": "bomb", "rssBytes": 900}
         return super()._answer(place, head, body)
 
 
-def guard(tmp_path: Path, used: list[Used], *, refuse: int = 0) -> tuple[FullGround, list[Any]]:
+def guard(
+    tmp_path: Path,
+    used: list[Used],
+    *,
+    refuse: int = 0,
+    limit: int = LIMIT,
+    driver: RelievingDriver | None = None,
+) -> tuple[FullGround, list[Any]]:
     ground, told = FullGround(tmp_path, used), []
+    ground.limit = limit
+    driver = driver or RelievingDriver()
 
     async def act() -> None:
-        driver, place = RelievingDriver(), ground.place(1)
+        place = ground.place(1)
         await ground.make(place, Size(1, 1, 1))
         await driver.boot(place, Image("b", Path(), Path(), None, 1, 1))
         ground.refuse_to_lower = refuse
@@ -69,6 +86,7 @@ def guard(tmp_path: Path, used: list[Used], *, refuse: int = 0) -> tuple[FullGro
                 ground,
                 place,
                 threshold_bytes=THRESHOLD,
+                limit_bytes=LIMIT,
                 guest=GuestClient(driver, place, ""),
                 tell=told.append,
             ).run()
@@ -79,9 +97,11 @@ def guard(tmp_path: Path, used: list[Used], *, refuse: int = 0) -> tuple[FullGro
 
 
 def test_memory_is_lent_while_the_guest_ends_a_process(tmp_path):
-    ground, told = guard(tmp_path, [Used(memory=1100), Used(memory=200)])
+    driver = RelievingDriver()
+    ground, told = guard(tmp_path, [Used(memory=1100), Used(memory=200)], driver=driver)
+    assert driver.asked == [{"usedBytes": 1100}]
     assert told == [EndedProcess(7, "bomb", 900)]
-    assert ground.limits == [LIMIT * 2, LIMIT]
+    assert ground.limits == [LENT, LIMIT]
 
 
 def test_file_cache_ends_nothing(tmp_path):
@@ -98,7 +118,27 @@ def test_one_process_after_the_other_until_it_is_enough(tmp_path):
 
 def test_a_loan_that_cannot_be_paid_back_yet_is_not_doubled(tmp_path):
     ground, _ = guard(tmp_path, [Used(memory=1100), Used(memory=1100), Used(memory=10)], refuse=1)
-    assert ground.limits == [LIMIT * 2, LIMIT]
+    assert ground.limits == [LENT, LIMIT]
+
+
+@pytest.mark.parametrize("used", [10, 1100])
+def test_a_loan_left_by_a_killed_daemon_is_paid_back(tmp_path, used):
+    ground, _ = guard(tmp_path, [Used(memory=used), Used(memory=10)], limit=LENT)
+    assert ground.limits[0] == ground.limits[-1] == LIMIT
+
+
+def test_a_loan_left_over_is_paid_back_once_there_is_room(tmp_path):
+    ground, _ = guard(tmp_path, [Used(memory=1100), Used(memory=10)], limit=LENT, refuse=2)
+    assert ground.limits == [LIMIT]
+
+
+def test_what_files_hold_is_told_once_and_keeps_no_loan(tmp_path):
+    driver = RelievingDriver(held_by_files=True)
+    used = [Used(memory=1100), Used(memory=1100), Used(memory=10)]
+    ground, told = guard(tmp_path, used, driver=driver)
+    assert told == [None]
+    assert len(driver.asked) == 2  # files may have gone, and a process grown
+    assert ground.limits == [LENT, LIMIT] * 2
 
 
 def test_the_processor_share_is_of_the_time_since_the_last_look(tmp_path):

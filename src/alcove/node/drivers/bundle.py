@@ -94,7 +94,7 @@ def _mounts(image: Image) -> list[dict[str, Any]]:
             "destination": shared_memory,
             "type": "tmpfs",
             "source": "tmpfs",
-            "options": ["mode=1777"],
+            "options": ["mode=1777", f"size={(image.memory_mib << 20) // 2}"],
         },
         {
             "destination": AGENT_MOUNT,

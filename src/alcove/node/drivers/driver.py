@@ -126,6 +126,10 @@ class Driver(Protocol):
         """Why this driver cannot work on this machine, each with what to do; empty if it can."""
         ...
 
+    def memory_limit_bytes(self, memory_mib: int) -> int:
+        """The hard limit of a place whose guest has so much memory, the driver's own included."""
+        ...
+
     async def prepare(self, place: Place, image: Image) -> None:
         """Do early whatever does not depend on the sandbox. Optional before boot and restore."""
         ...

@@ -54,6 +54,9 @@ class FakeDriver:
     async def problems(self) -> list[str]:
         return []
 
+    def memory_limit_bytes(self, memory_mib: int) -> int:
+        return memory_mib << 20
+
     async def prepare(self, place: Place, image: Image) -> None:
         if _phase(place) is None:
             instance.write(place.directory, Instance(Phase.PREPARED, image.build_id))

@@ -55,15 +55,6 @@ same threads, are at most this late. The stubs that run the guest's code do not 
 """
 
 
-def memory_limit_bytes(image: Image) -> int:
-    """The hard limit of the sandbox's control group: the guest's memory and room for the sentry.
-
-    At this limit the kernel kills the whole sandbox; the memory guard acts below it.
-    """
-    guest = image.memory_mib << 20
-    return guest + max(96 << 20, guest // 8)
-
-
 class GvisorDriver:
     """One sandbox per place, each its own runsc container with its own --root."""
 
@@ -93,6 +84,14 @@ class GvisorDriver:
         except CgroupError as error:
             found.append(str(error))
         return found
+
+    def memory_limit_bytes(self, memory_mib: int) -> int:
+        """The guest's memory and room for the sentry.
+
+        At this limit the kernel kills the whole sandbox; the memory guard acts below it.
+        """
+        guest = memory_mib << 20
+        return guest + max(96 << 20, guest // 8)
 
     async def prepare(self, place: Place, image: Image) -> None:
         if _occupant(place, Phase.RUNNING) is not None:
@@ -216,7 +215,7 @@ class GvisorDriver:
         # the limit gets the room that the sentry itself needs.
         group.limit(Limits(image.memory_mib << 20, image.vcpu_count, PIDS))
         pid = await self._runsc.create(place)
-        group.limit_memory(memory_limit_bytes(image))
+        group.limit_memory(self.memory_limit_bytes(image.memory_mib))
         started = pidfd.start_time(pid)
         if started is None:
             raise DriverError(
