@@ -21,6 +21,7 @@ from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
 
 KEY = "0123456789abcdef"
+NO_CAPACITY = (503, "sandbox_capacity_unavailable")
 BUILD = "11111111-1111-4111-8111-111111111111"
 IMAGE = ImageSpec(BuildId(BUILD), TemplateId("base1"), "base", 2, 512, 1024)
 
@@ -360,15 +361,36 @@ def test_a_start_without_image_memory_or_place_is_refused(tmp_path):
             )
             await s.start(spec("i1"))
             full = await s.put(spec("i2"))
-            assert full.status_code == 500
+            assert (full.status_code, full.json()["error_code"]) == NO_CAPACITY
             assert "places of this node are in use" in full.json()["message"]
+            # Nothing was begun: once there is room again, the same start succeeds.
+            await s.api.delete("/v1/sandboxes/i1")
+            await s.node.places.cleared()
+            assert (await s.start(spec("i2"))).state is State.RUNNING
         async with scene(tmp_path / "poor", memory_reserve_mib=10**9) as s:
             poor = await s.put(spec())
-            assert (poor.status_code, poor.json()["error_code"]) == (
-                503,
-                "sandbox_capacity_unavailable",
-            )
+            assert (poor.status_code, poor.json()["error_code"]) == NO_CAPACITY
             assert (await s.api.get("/v1/sandboxes")).json() == {"sandboxes": []}
+
+    play(act)
+
+
+def test_of_two_starts_for_the_last_place_one_is_refused(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path, slots_max=1) as s, asyncio.TaskGroup() as tasks:
+            both = [tasks.create_task(s.put(spec(name))) for name in ("i1", "i2")]
+            answers = sorted([await each for each in both], key=lambda a: a.status_code)
+            assert answers[0].status_code == 200
+            assert (answers[1].status_code, answers[1].json()["error_code"]) == NO_CAPACITY
+
+    play(act)
+
+
+def test_a_prepared_place_is_room_on_a_full_node(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path, slots_max=1, places_ready=1) as s:
+            await turns(lambda: s.node.places.prepared == 1)
+            assert (await s.start(spec())).state is State.RUNNING
 
     play(act)
 

@@ -11,6 +11,7 @@ import structlog
 from alcove.concurrency import spawn
 from alcove.node import metrics
 from alcove.node.drivers.driver import Driver, Image, Place
+from alcove.node.errors import NoCapacityError
 from alcove.node.events import Events
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import EndedProcess, GuestClient
@@ -67,6 +68,8 @@ class Life:
             self.place = around.places.claim(record.slot)
         self.log = SandboxLog(around.records.directory_of(record.sandbox_id))
         self.tunnels = Tunnels(around.tunnels_per_sandbox)
+        self.no_capacity: NoCapacityError | None = None
+        """Why it did not start, if others that started meanwhile took the last place."""
         self._idleness: Idleness | None = None
         self._meter: Meter | None = None
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
@@ -161,6 +164,8 @@ class Life:
         try:
             await self._around.starter.start(self.record.spec, image, timings, self._note)
         except StepFailedError as error:
+            if isinstance(error.__cause__, NoCapacityError):
+                self.no_capacity = error.__cause__
             self.post(Event.FAILED, StopReason.START_FAILED, str(error))
         except Exception as error:
             _log.exception("sandbox.start_broke", sandbox_id=self.record.sandbox_id)

@@ -29,6 +29,10 @@ _log = structlog.get_logger()
 
 _MANY_DIRTY = 32
 """So many slots are not left uncleared for long, whoever is starting."""
+NO_SLOT = (
+    "all places of this node are in use: stop sandboxes, or give the node more "
+    "(ALCOVE_NODE_SLOTS_MAX, and a slot network that is large enough)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,12 @@ class Places:
     def in_use(self) -> int:
         return len(self._owned) - self.prepared
 
+    def has_slot(self, build_id: str, size: Size) -> bool:
+        """Whether `take` would find a place now, prepared or to be made."""
+        if self._pool.get((build_id, size)):
+            return True
+        return len(self._owned) + len(self._dirty) + len(self._stuck) < self._limits.slots
+
     def has_memory(self) -> bool:
         return memory_available_mib() >= self._limits.memory_reserve_mib
 
@@ -246,10 +256,7 @@ class Places:
             self._unused += 1
             if not self._taken(slot):
                 return slot
-        raise NoCapacityError(
-            f"all {self._limits.slots} places of this node are in use: stop sandboxes, "
-            "or give the node a larger slot network"
-        )
+        raise NoCapacityError(NO_SLOT)
 
     def _taken(self, slot: int) -> bool:
         return slot in self._owned or slot in self._dirty or slot in self._stuck

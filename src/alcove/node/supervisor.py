@@ -16,8 +16,10 @@ from alcove.node.errors import (
     OldGenerationError,
     StartFailedError,
 )
+from alcove.node.ground import Size
 from alcove.node.life import Life, Surroundings
 from alcove.node.logs import SandboxLog
+from alcove.node.places import NO_SLOT
 from alcove.node.records import KEPT_STOPPED, Record, surplus
 from alcove.node.states import Event
 from alcove.wire.ids import BuildId, SandboxId
@@ -59,7 +61,7 @@ class Supervisor:
         record = await life.settled()
         if record.state is State.RUNNING:
             return record.report()
-        raise _why_not_running(record)
+        raise life.no_capacity or _why_not_running(record)
 
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         """Return once nothing of the sandbox runs; no harm if nothing does."""
@@ -158,6 +160,9 @@ class Supervisor:
             raise ImageNotReadyError(
                 f"build {spec.build_id} of template {spec.template_id} is not ready on this node"
             )
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        if not self._around.places.has_slot(image.build_id, size):
+            raise NoCapacityError(NO_SLOT)
         if not self._around.places.has_memory():
             raise NoCapacityError(
                 "this node is short of memory: stop sandboxes, or use a larger machine"
