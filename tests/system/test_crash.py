@@ -1,4 +1,4 @@
-"""Every service killed with -9 while sandboxes start and run; two hundred lives; nothing is left."""
+"""Every service killed with -9 while sandboxes start and run; two hundred lives; no remains."""
 
 import os
 import signal

@@ -108,3 +108,22 @@ def test_logs_show_what_the_services_wrote(run: Run, options: list[str]) -> None
     everything = run("logs").stdout
     assert "control" in everything
     assert "edge" in everything
+
+
+def test_keys_are_made_shown_once_and_revoked(run: Run, options: list[str]) -> None:
+    assert run("up", *options).returncode == 0
+    url = json.loads(run("env", "--format", "json").stdout)["E2B_API_URL"]
+    key = run("key", "create", "another").stdout.strip()
+
+    def status() -> int:
+        return httpx.get(f"{url}/sandboxes", headers={"X-API-Key": key}).status_code
+
+    assert status() == 200
+    listed = run("key", "list", "--format", "json").stdout
+    assert key not in listed
+    made = next(entry for entry in json.loads(listed) if entry["name"] == "another")
+    assert run("key", "revoke", made["id"]).returncode == 0
+    assert status() == 401
+    again = run("key", "revoke", made["id"])
+    assert again.returncode == 1
+    assert "error:" in again.stderr

@@ -47,6 +47,9 @@ class Options:
     edge_metrics_port: int = 3006
     slot_network: str = "10.231.0.0/16"
     places_ready: int = 3
+    database_url: str = ""
+    max_sandbox_hours: int = 24
+    concurrent_sandboxes: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,9 @@ class Installation:
             "ALCOVE_CONTROL_HOST": o.host,
             "ALCOVE_CONTROL_PORT": o.api_port,
             "ALCOVE_CONTROL_DOMAIN": o.domain,
+            "ALCOVE_CONTROL_DATABASE_URL": o.database_url,
+            "ALCOVE_CONTROL_MAX_SANDBOX_HOURS": o.max_sandbox_hours,
+            "ALCOVE_CONTROL_CONCURRENT_SANDBOXES": o.concurrent_sandboxes,
             "ALCOVE_CONTROL_NODE_URL": self.node_url,
             "ALCOVE_CONTROL_NODE_INGRESS": node,
             "ALCOVE_NODE_DATA_DIR": self.data_dir,

@@ -6,6 +6,7 @@ from alcove import __version__
 from alcove.cli.bench.command import bench_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
+from alcove.cli.key import key_group
 from alcove.cli.logs import logs_command
 from alcove.cli.server import down_command, status_command, up_command
 
@@ -25,6 +26,7 @@ for command in (
     status_command,
     env_command,
     logs_command,
+    key_group,
     doctor,
     bench_command,
 ):

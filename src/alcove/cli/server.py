@@ -54,6 +54,11 @@ PURGE_TIMEOUT_S = 120.0
 @click.option("--edge-metrics-port", type=click.IntRange(1, 65535))
 @click.option("--slot-network", help="IPv4 network that this machine's sandboxes are numbered in.")
 @click.option("--places-ready", type=click.IntRange(0, 64), help="Prepared places per template.")
+@click.option("--database-url", help="postgresql+asyncpg://… in place of the embedded SQLite.")
+@click.option(
+    "--max-sandbox-hours", type=click.IntRange(0), help="Longest life of a sandbox; 0: ten years."
+)
+@click.option("--concurrent-sandboxes", type=click.IntRange(1), help="Sandboxes a team may have.")
 @click.option("--no-wait", is_flag=True, help="Return before the templates are built.")
 def up_command(data_dir: Path, no_wait: bool, **chosen: Any) -> None:
     """Start Alcove on this machine, or say that it runs; repeating it changes nothing."""
