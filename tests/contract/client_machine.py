@@ -1,7 +1,7 @@
 """A network namespace in which Alcove is reached as its users do: by name, over TLS on port 443.
 
-The test installation listens on another port, so that it can live beside a real one. A relay carries
-connections from the namespace's loopback, where *.localhost leads, to that port.
+The test installation listens on another port, so that it can live beside a real one. A relay
+carries connections from the namespace's loopback, where *.localhost leads, to that port.
 """
 
 import ctypes

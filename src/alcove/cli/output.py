@@ -13,7 +13,12 @@ from rich.console import Console
 EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
 
-console = Console(highlight=False, soft_wrap=True)
+PIPE_WIDTH = 160
+"""Columns of a table that no terminal limits."""
+
+console = Console(
+    highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH
+)
 """For people: results of commands."""
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
