@@ -22,8 +22,9 @@ from alcove.guest.refusals import as_http
 _CHUNK_BYTES = 256 * 1024
 _HEAD_BYTES = 64 * 1024
 _GZIP_FORMAT = 31
-# Sandboxes pay for the time of compression; most of the gain comes with the first level. Level 0
-# stores, ten times faster: right for what is compressed already, as clients ask for gzip always.
+# Sandboxes pay for the time of compression; most of the gain comes with the first level. What is
+# compressed already is not packed again, as HTTP libraries ask for gzip always: it is sent as it
+# is or, to a client that takes nothing but gzip, stored (level 0).
 _FAST, _STORED = 1, 0
 _WORTH_PACKING = 0.9
 
@@ -47,13 +48,18 @@ _MONTHS = (
 async def respond(path: str, request: Request) -> Response:
     """The answer to a request for a file. Raises HttpError."""
     conditional = any(request.header(name) is not None for name in _CONDITIONS)
-    encoding = choose_encoding(request.header("accept-encoding"), identity_only=conditional)
+    accepted = request.header("accept-encoding")
+    encoding = choose_encoding(accepted, identity_only=conditional)
     opened = await in_thread(_open, path)
     if encoding == "gzip":
-        stream = _Stream(opened.fd, opened.head, compress=True)
+        level = _FAST if _is_worth_packing(opened.head) else _STORED
+        if level == _STORED and accepts_identity(accepted):
+            encoding = "identity"
+    if encoding == "gzip":
+        stream = _Stream(opened.fd, opened.head, level)
         return Response(200, [*opened.headers(), ("content-encoding", "gzip")], stream)
     if opened.size is None:
-        return Response(200, opened.headers(), _Stream(opened.fd, opened.head, compress=False))
+        return Response(200, opened.headers(), _Stream(opened.fd, opened.head))
     body: object = None
     try:
         response = _select(request, opened, opened.size)
@@ -96,11 +102,11 @@ class _Opened:
 class _Stream:
     """What is left of an open file as a response body. Owns the descriptor."""
 
-    def __init__(self, fd: int, head: bytes, *, compress: bool) -> None:
-        """`head` has been read from the file already."""
+    def __init__(self, fd: int, head: bytes, level: int | None = None) -> None:
+        """`head` has been read from the file already; `level` None: not gzipped."""
         self._fd: int | None = fd
         self._head = head
-        self._packer = zlib.compressobj(_level(head), wbits=_GZIP_FORMAT) if compress else None
+        self._packer = None if level is None else zlib.compressobj(level, wbits=_GZIP_FORMAT)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -132,22 +138,16 @@ class _Stream:
         return bytes(output)
 
 
-def _level(head: bytes) -> int:
-    """How to pack a file that begins like this."""
+def _is_worth_packing(head: bytes) -> bool:
+    """Whether a file that begins like this becomes much smaller; a small one is packed anyway."""
     if len(head) < _HEAD_BYTES:
-        return _FAST
-    packed = len(zlib.compress(head, _FAST))
-    return _FAST if packed < _WORTH_PACKING * len(head) else _STORED
+        return True
+    return len(zlib.compress(head, _FAST)) < _WORTH_PACKING * len(head)
 
 
 def choose_encoding(header: str | None, *, identity_only: bool) -> str:
     """`gzip` or `identity`, whichever the client prefers. Raises HttpError 406."""
-    weights: dict[str, float] = {}
-    for offer in (header or "").split(","):
-        name, _, parameters = offer.partition(";")
-        if name.strip():
-            name = name.strip().lower().removeprefix("x-")
-            weights.setdefault(name, _weight(parameters))
+    weights = _weights(header)
     rest = weights.get("*")
     identity = weights.get("identity", rest or 0.0)
     gzip = weights.get("gzip", (rest or 0.0) if weights.get("identity") == 0.0 else 0.0)
@@ -156,10 +156,15 @@ def choose_encoding(header: str | None, *, identity_only: bool) -> str:
         rival = "identity" if "identity" in weights else "*"
         if gzip > identity or names.index("gzip") < names.index(rival):
             return "gzip"
-    # Identity is acceptable unless it is ruled out, by name or with everything unnamed.
-    if identity > 0 or ("identity" not in weights and rest is None):
+    if accepts_identity(header):
         return "identity"
     raise HttpError(406, "no acceptable encoding found, supported: [identity, gzip]")
+
+
+def accepts_identity(header: str | None) -> bool:
+    """It is acceptable unless it is ruled out, by name or with everything unnamed."""
+    weights = _weights(header)
+    return weights.get("identity", weights.get("*", 1.0)) > 0
 
 
 def content_disposition(name: str) -> str:
@@ -304,6 +309,17 @@ def _names_tag(header: str, etag: str, *, weak: bool) -> bool:
 def _date(request: Request, name: str) -> int | None:
     text = request.header(name)
     return None if text is None else parse_http_date(text)
+
+
+def _weights(header: str | None) -> dict[str, float]:
+    """The codings of an Accept-Encoding header, in order."""
+    weights: dict[str, float] = {}
+    for offer in (header or "").split(","):
+        name, _, parameters = offer.partition(";")
+        if name.strip():
+            name = name.strip().lower().removeprefix("x-")
+            weights.setdefault(name, _weight(parameters))
+    return weights
 
 
 def _weight(parameters: str) -> float:

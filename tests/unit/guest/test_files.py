@@ -171,17 +171,22 @@ def test_sizes(server, tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "f").write_bytes(content)
     assert server.get(tmp_path / "f").content == content
-    packed = server.get(tmp_path / "f", {"Accept-Encoding": "gzip"})
+    packed = server.get(tmp_path / "f", {"Accept-Encoding": "gzip, identity;q=0"})
     assert packed.headers["content-encoding"] == "gzip"
     assert packed.headers["content-length"] is None
     assert gzip.decompress(packed.content) == content
 
 
-def test_text_is_packed_and_noise_only_wrapped(server, tmp_path):
+def test_text_is_packed_and_noise_sent_as_it_is(server, tmp_path):
     (tmp_path / "text").write_bytes(b"all work and no play\n" * 100_000)
     packed = server.get(tmp_path / "text", {"Accept-Encoding": "gzip"})
     assert len(packed.content) < 50_000
     assert gzip.decompress(packed.content) == (tmp_path / "text").read_bytes()
+    noise = os.urandom(100_000)
+    (tmp_path / "noise").write_bytes(noise)
+    unpacked = server.get(tmp_path / "noise", {"Accept-Encoding": "gzip, deflate"})
+    assert (unpacked.headers["content-encoding"], unpacked.content) == (None, noise)
+    assert unpacked.headers["content-length"] == "100000"
 
 
 def test_what_cannot_be_read(server, tmp_path):
