@@ -98,7 +98,12 @@ async def builder(data_dir: Path, driver_version: str | None = None) -> AsyncIte
     await network.setup()
     driver, events = GvisorDriver(), Events()
     limits = Limits(
-        slots=20, prepared_per_image=0, prepared_total=0, calm_after_s=0.0, memory_reserve_mib=0
+        slots=20,
+        prepared_per_image=0,
+        prepared_total=0,
+        calm_after_s=0.0,
+        beside_starts=0,
+        memory_reserve_mib=0,
     )
     places = Places(KernelGround(network, data_dir / "slots"), driver, limits)
     await places.sweep()

@@ -1,6 +1,7 @@
 """POST /init: the node tells a guest which sandbox it is, at start and after every restore.
 
-Idempotent. Everything is checked before anything is changed (contract e2b 3.1).
+Idempotent. Everything is checked before anything is changed (contract e2b 3.1). Template builds
+call it too, without a sandbox's name or token: what it does then need not be done in each sandbox.
 """
 
 import json
@@ -94,8 +95,7 @@ def _change_machine(given: _Given, environment: Environment, machine: Machine) -
         machine.set_clock(given.timestamp_s)
     if given.hostname is not None:
         machine.set_hostname(given.hostname)
-    if given.sandbox_id is not None:
-        machine.set_boot_id(given.sandbox_id)
+    machine.set_boot_id(environment.sandbox_id or "")
     if given.ca_bundle is not None:
         for name, value in machine.trust(given.ca_bundle).items():
             environment.env_vars.setdefault(name, value)

@@ -87,15 +87,17 @@ class Machine:
         certificates = _CERTIFICATE.findall(pem)
         if not certificates:
             return {}
-        bundle = _EXTRA_CA
+        text = "\n".join([*certificates, ""])
+        found = [path for path in _CA_BUNDLES if os.path.exists(self._root + path)]
         with _optional("extra certificates"):
-            self._write(_EXTRA_CA, "\n".join([*certificates, ""]))
-            for number, certificate in enumerate(certificates, 1):
-                self._write(f"{_CA_SOURCES}/alcove-{number}.crt", f"{certificate}\n")
-            found = [path for path in _CA_BUNDLES if os.path.exists(self._root + path)]
-            for path in found:
-                self._extend(path, certificates)
-            bundle = next(iter(found), _EXTRA_CA)
+            if self._read(_EXTRA_CA) != text:
+                for number, certificate in enumerate(certificates, 1):
+                    self._write(f"{_CA_SOURCES}/alcove-{number}.crt", f"{certificate}\n")
+                for path in found:
+                    self._extend(path, certificates)
+                # Last, as the sign that all is done: a template's sandboxes need not look again.
+                self._write(_EXTRA_CA, text)
+        bundle = next(iter(found), _EXTRA_CA)
         return {
             **dict.fromkeys(_WHOLE_BUNDLE_VARIABLES, bundle),
             "NODE_EXTRA_CA_CERTS": _EXTRA_CA,

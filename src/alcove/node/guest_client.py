@@ -64,6 +64,11 @@ class GuestClient:
         answer = await self._retry("POST", "/init", settings, timeout_s)
         _expect(answer, {200, 204}, "POST /init")
 
+    async def settle(self, timeout_s: float) -> None:
+        """Before a snapshot: have the agent put its memory in order."""
+        answer = await self._call("POST", "/settle", None, timeout_s)
+        _expect(answer, {200, 204}, "POST /settle")
+
     async def forward(self, port: int, timeout_s: float) -> bool:
         """Ask the guest to make a service that listens on loopback only reachable by the node."""
         answer = await self._call("POST", "/forward", {"port": port}, timeout_s)

@@ -221,6 +221,7 @@ class Node:
                 driver_version=await Runsc(_RUNSC).version_text(),
                 places=self.places,
                 events=self.events,
+                extra_ca_pem=self._extra_ca_pem,
             ),
         )
 

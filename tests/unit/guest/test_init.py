@@ -139,6 +139,25 @@ def test_certificates_extend_the_trust_store_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in sources.iterdir()) == ["alcove-1.crt", "alcove-2.crt"]
 
 
+def test_a_trust_store_that_could_not_be_extended_is_extended_later(tmp_path: Path) -> None:
+    bundle = tmp_path / "etc/ssl/certs/ca-certificates.crt"
+    bundle.mkdir(parents=True)  # cannot be read as a file
+    Machine(str(tmp_path)).trust(certificate("A"))
+    bundle.rmdir()
+    bundle.write_text(certificate("old"))
+    Machine(str(tmp_path)).trust(certificate("A"))
+    assert certificate("A") in bundle.read_text()
+
+
+def test_what_a_template_was_told_a_sandbox_may_change(own_agent: Agent) -> None:
+    own_agent.init(hostname="template", caBundle=certificate("A"), defaultUser="root")
+    boot_id = (own_agent.root / "run/alcove/boot_id").read_text()
+    own_agent.init(hostname="iabc", sandboxId="iabc", caBundle=certificate("B"))
+    assert (own_agent.root / "etc/hosts").read_text() == "127.0.1.1 iabc # alcove\n"
+    assert (own_agent.root / "run/alcove/boot_id").read_text() != boot_id
+    assert (own_agent.root / "run/alcove/ca.pem").read_text() == certificate("B") + "\n"
+
+
 def test_without_certificates_nothing_is_exported(own_agent: Agent) -> None:
     own_agent.init(caBundle="no certificate in here")
     assert "SSL_CERT_FILE" not in json.dumps(own_agent.request("GET", "/envs").json)
