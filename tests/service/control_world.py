@@ -19,6 +19,7 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.engine import make_url
+from starlette.types import ASGIApp
 
 from alcove.control.asgi import HeadLimitedProtocol
 from alcove.control.clock import MICROSECONDS
@@ -137,11 +138,23 @@ async def world(
 
 
 @asynccontextmanager
-async def served(here: World) -> AsyncIterator[int]:
-    """The app behind uvicorn, as main() serves it; yields the port."""
+async def served(
+    here: World, app: ASGIApp | None = None, *, closed: asyncio.Event | None = None
+) -> AsyncIterator[int]:
+    """The app behind uvicorn, as main() serves it; yields the port.
+
+    `app`: what to serve in place of `here.app`. `closed` is set when a client has gone.
+    """
+
+    class Protocol(HeadLimitedProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if closed is not None:
+                closed.set()
+
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        here.app, http=HeadLimitedProtocol, ws="none", lifespan="off", log_config=None
+        app or here.app, http=Protocol, ws="none", lifespan="off", log_config=None
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))

@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
+import pytest
+import structlog
 from control_fixture import InWorld, in_world
 from control_world import World, served, world
 
-from alcove.control.asgi import MAX_HEAD_BYTES
+from alcove.control.asgi import MAX_HEAD_BYTES, BodyLimit
 
 __all__ = ["in_world"]
 
@@ -46,9 +51,63 @@ def test_many_requests_on_one_connection_are_not_one_long_head(tmp_path: Path) -
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("silence_s", "total_s"), [(0.05, 30.0), (30.0, 0.2)], ids=["silent", "trickling"]
+)
+def test_a_body_that_comes_too_slowly_is_refused(
+    tmp_path: Path, silence_s: float, total_s: float
+) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            app = BodyLimit(here.app, 1024, silence_s=silence_s, total_s=total_s)
+            async with served(here, app) as port:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(
+                    b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    + f"X-API-Key: {here.key}\r\nContent-Length: 500\r\n\r\n".encode()
+                )
+                answer = asyncio.ensure_future(reader.read())
+                while total_s < 1 and not answer.done():
+                    writer.write(b" ")
+                    await asyncio.wait([answer], timeout=0.02)
+                head, _, body = (await answer).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 408 ")
+                assert json.loads(body) == {
+                    "code": 408,
+                    "message": "The request body came too slowly",
+                    "error_code": "request_too_slow",
+                }
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_answer_is_not_a_slow_body(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            app = BodyLimit(here.app, 1024, silence_s=0.05, total_s=0.05)
+            async with (
+                served(here, app) as port,
+                httpx.AsyncClient(
+                    base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": here.key}
+                ) as http,
+            ):
+
+                async def hold(method: str) -> None:
+                    if method == "start":
+                        await asyncio.sleep(0.2)
+
+                here.node.hold = hold
+                answer = await http.post("/v2/sandboxes", json={"templateID": "base"})
+                assert answer.status_code == 201
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_left_before_the_answer_leaves_no_sandbox(tmp_path: Path) -> None:
     async def scenario(keyed: str, left_running: int) -> None:
-        async with world(tmp_path / keyed) as here, served(here) as port:
+        left = asyncio.Event()
+        async with world(tmp_path / keyed) as here, served(here, closed=left) as port:
             started, release = asyncio.Event(), asyncio.Event()
 
             async def hold(method: str) -> None:
@@ -68,7 +127,7 @@ def test_a_client_that_left_before_the_answer_leaves_no_sandbox(tmp_path: Path) 
             writer.close()
             await writer.wait_closed()
             # The close has to reach the server before the node answers.
-            await asyncio.sleep(0.05)
+            await left.wait()
             release.set()
             async for event in here.node.events():
                 if event.kind == ("sandbox.running" if keyed else "sandbox.stopped"):
@@ -138,6 +197,35 @@ def test_what_nobody_caught_is_a_500_with_an_id(in_world: InWorld) -> None:
         assert (answer.status_code, answer.json()["code"]) == (500, 500)
         assert "secrets" not in answer.text
         assert answer.headers["X-Request-Id"] in answer.json()["message"]
+
+    in_world(scenario)
+
+
+@contextlib.contextmanager
+def log_that_fails() -> Iterator[None]:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = structlog.get_config()
+    structlog.configure(processors=[fail])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        async def broken(_method: str) -> None:
+            raise RuntimeError("a bug")
+
+        sandbox_id = await here.create()
+        with log_that_fails():
+            answer = await here.http.get("/v2/sandboxes")
+            assert answer.status_code == 200
+            here.node.hold = broken
+            answer = await here.http.get(f"/sandboxes/{sandbox_id}/logs")
+            assert (answer.status_code, answer.json()["code"]) == (500, 500)
 
     in_world(scenario)
 

@@ -5,8 +5,11 @@ from collections.abc import Awaitable, Callable
 
 from control_fixture import InWorld, in_world
 from control_world import World
+from sqlalchemy import select
 
 from alcove.control.clock import now_us
+from alcove.control.events import store as events
+from alcove.control.usage.tables import usage_entries
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxSpec
 from alcove.wire.states import NodeSandboxState, StopReason
@@ -136,5 +139,41 @@ def test_old_sandboxes_are_forgotten(in_world: InWorld) -> None:
         assert logs.json()["logs"] != []
         metrics = await world.http.get(f"/sandboxes/{kept}/metrics")
         assert metrics.json() == []
+
+    in_world(scenario)
+
+
+def test_old_events_are_forgotten_and_usage_is_not(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        reconciler = world.app.state.sandbox_reconciler
+        ended = await world.create()
+        await world.http.delete(f"/sandboxes/{ended}")
+        world.clock.forward(3 * 86400 - 3600)
+        await world.create()
+        await reconciler.purge()
+        before = (await world.http.get("/v1/events")).json()
+        assert [event["type"] for event in before] == [
+            "sandbox.started",
+            "sandbox.stopped",
+            "sandbox.started",
+        ]
+        world.clock.forward(7200)
+        await reconciler.purge()
+        assert (await world.http.get("/v1/events")).json() == before[2:]
+        async with world.app.state.db.reading() as tx:
+            entries = (await tx.execute(select(usage_entries.c.sandbox_id))).scalars().all()
+        assert len(entries) == 2
+
+    in_world(scenario, event_days=3)
+
+
+def test_many_old_events_go_in_parts(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        sandbox_id = await world.create()
+        for _ in range(3):
+            await world.http.post(f"/sandboxes/{sandbox_id}/timeout", json={"timeout": 400})
+        now = world.clock()
+        async with world.app.state.db.transaction() as tx:
+            assert [await events.purge(tx, before=now, limit=3) for _ in range(3)] == [3, 1, 0]
 
     in_world(scenario)

@@ -3,6 +3,8 @@
 Pure ASGI: nothing here buffers a body or breaks the link between a client's close and its handler.
 """
 
+import asyncio
+import contextlib
 import time
 import uuid
 from typing import Any
@@ -52,7 +54,8 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_noting)
         except Exception:
-            _log.exception("request.crashed", method=scope["method"], path=scope["path"])
+            with contextlib.suppress(Exception):
+                _log.exception("request.crashed", method=scope["method"], path=scope["path"])
             if status:
                 raise
             problem = Problem(
@@ -60,7 +63,9 @@ class RequestLog:
             )
             await json_response(problem.body(), 500)(scope, receive, send_noting)
         finally:
-            _account(scope, status, time.perf_counter() - started)
+            # Whoever asked has nothing to do with a full disk under our log.
+            with contextlib.suppress(Exception):
+                _account(scope, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id", "team_id", "sandbox_id")
 
 
@@ -82,11 +87,18 @@ def _account(scope: Scope, status: int, seconds: float) -> None:
 
 
 class BodyLimit:
-    """Refuses a body past `limit_bytes`, by its announced length or, when chunked, as it comes."""
+    """Refuses a body past `limit_bytes`, by its announced length or, when chunked, as it comes.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    And one that comes too slowly: `silence_s` without a byte of it, or `total_s` in all.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit_bytes: int, silence_s: float = 10.0, total_s: float = 30.0
+    ) -> None:
         self._app = app
         self._limit_bytes = limit_bytes
+        self._silence_s = silence_s
+        self._total_s = total_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,18 +108,30 @@ class BodyLimit:
         if not announced.isdecimal() or int(announced[:20]) > self._limit_bytes:
             await self._refuse(scope, receive, send)
             return
-        received = 0
+        received, complete = 0, False
+        clock = asyncio.get_running_loop().time
+        last_moment = clock() + self._total_s
 
-        async def receive_counting() -> Message:
-            nonlocal received
-            message = await receive()
+        async def receive_limited() -> Message:
+            nonlocal received, complete
+            if complete:
+                # What comes after the body is the news that the client left.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(min(clock() + self._silence_s, last_moment)):
+                    message = await receive()
+            except TimeoutError:
+                # FastAPI lets only its own HTTPException out of the reading of a body.
+                raise HTTPException(
+                    408, "The request body came too slowly", {"Connection": "close"}
+                ) from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._limit_bytes:
-                # FastAPI lets only its own HTTPException out of the reading of a body.
-                raise HTTPException(413, self._message())
+                raise HTTPException(413, self._message(), {"Connection": "close"})
             return message
 
-        await self._app(scope, receive_counting, send)
+        await self._app(scope, receive_limited, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = Problem(413, self._message(), ErrorCode.TOO_LARGE)

@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 MICROSECONDS = 1_000_000
+DAY_US = 24 * 3600 * MICROSECONDS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FARTHEST = 200_000_000_000 * MICROSECONDS
 """Past the year 8000: nothing we compute reaches it, and datetime still can."""

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     event,
+    make_url,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -79,6 +81,7 @@ class Database:
         self._write_turn: AbstractAsyncContextManager[object] = asyncio.Lock()
         self._read_turn: AbstractAsyncContextManager[object] = asyncio.Semaphore(_SQLITE_READERS)
         if self.is_sqlite:
+            _keep_private(url)
             self._writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(url, connections=_SQLITE_READERS, begin="")
             return
@@ -155,6 +158,14 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(migration_config(connection), "head")
 
 
+def _keep_private(url: str) -> None:
+    """Only we may read it: it holds what tenants named. SQLite gives its other files this mode."""
+    path = make_url(url).database
+    if path:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        Path(path).chmod(0o600)
+
+
 def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
     engine = create_async_engine(
         url,
@@ -172,6 +183,8 @@ def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
         cursor = connection.cursor()
         for pragma in (
             "journal_mode=WAL",
+            # No fsync per commit: a killed process loses nothing; a power cut may take the last
+            # commits (never the file's integrity), and with them go the machine's sandboxes.
             "synchronous=NORMAL",
             "busy_timeout=10000",
             "foreign_keys=ON",

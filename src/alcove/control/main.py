@@ -24,7 +24,7 @@ from alcove._version import __version__
 from alcove.control import metrics
 from alcove.control.api import Error, errors, json_response
 from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
-from alcove.control.clock import now_us
+from alcove.control.clock import DAY_US, now_us
 from alcove.control.db import Database
 from alcove.control.errors import ControlError, NotAvailableError
 from alcove.control.events import routes as event_routes
@@ -144,7 +144,9 @@ def _assemble(
         templates=templates,
         sandboxes=sandboxes,
         sandbox_logs=SandboxLogs(db, nodes),
-        sandbox_reconciler=SandboxReconciler(db, nodes, sandboxes, clock),
+        sandbox_reconciler=SandboxReconciler(
+            db, nodes, sandboxes, clock, keep_events_us=settings.event_days * DAY_US
+        ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
@@ -311,6 +313,8 @@ def _http_problem(request: Request, error: HTTPException) -> Problem:
         case 405:
             text = f"{route} is not a route of this API; the path exists with another method"
             return Problem(405, text, ErrorCode.METHOD_NOT_ALLOWED)
+        case 408:
+            return Problem(408, str(error.detail), ErrorCode.TOO_SLOW)
         case 413:
             return Problem(413, str(error.detail), ErrorCode.TOO_LARGE)
         case 400:

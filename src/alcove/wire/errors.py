@@ -62,6 +62,7 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_LARGE = "request_too_large"
+    TOO_SLOW = "request_too_slow"
     RATE_LIMITED = "rate_limited"
     CONCURRENT_LIMIT = "concurrent_sandbox_limit"
     IDEMPOTENCY_MISMATCH = "idempotency_request_mismatch"

@@ -15,9 +15,10 @@ from collections.abc import Callable
 import structlog
 
 from alcove.control import metrics
-from alcove.control.clock import MICROSECONDS, now_us
+from alcove.control.clock import DAY_US, MICROSECONDS, now_us
 from alcove.control.db import Database
 from alcove.control.errors import ControlError
+from alcove.control.events import store as events
 from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import history, idempotency, store
@@ -34,7 +35,7 @@ _EXPIRE_AT_ONCE = 16
 _EXPIRE_BATCH = 500
 _LONGEST_WAIT_S = 5.0
 """The expiry loop looks at least this often: another replica may have made a shorter life."""
-_KEEP_STOPPED_US = 7 * 24 * 3600 * MICROSECONDS
+_KEEP_STOPPED_US = 7 * DAY_US
 _PURGE_BATCH = 1000
 
 
@@ -45,11 +46,14 @@ class SandboxReconciler:
         nodes: Nodes,
         sandboxes: Sandboxes,
         clock: Callable[[], int] = now_us,
+        *,
+        keep_events_us: int,
     ) -> None:
         self._db = db
         self._nodes = nodes
         self._sandboxes = sandboxes
         self._clock = clock
+        self._keep_events_us = keep_events_us
 
     async def step(self) -> None:
         for node in self._nodes.all():
@@ -87,13 +91,17 @@ class SandboxReconciler:
         return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
 
     async def purge(self) -> None:
-        """Forget what is older than anybody may ask for."""
+        """Forget what is older than anybody may ask for. Usage is kept: bills are made from it."""
         now = self._clock()
-        while True:
-            async with self._db.transaction() as tx:
-                gone = await store.purge(tx, before=now - _KEEP_STOPPED_US, limit=_PURGE_BATCH)
-            if gone < _PURGE_BATCH:
-                break
+        for purge, before in (
+            (store.purge, now - _KEEP_STOPPED_US),
+            (events.purge, now - self._keep_events_us),
+        ):
+            gone = _PURGE_BATCH
+            while gone == _PURGE_BATCH:
+                # In parts, so that no request waits long for its turn to write.
+                async with self._db.transaction() as tx:
+                    gone = await purge(tx, before=before, limit=_PURGE_BATCH)
         async with self._db.transaction() as tx:
             await idempotency.purge(tx, before=now - idempotency.LIFETIME_US)
             await history.purge(tx, now=now)
