@@ -6,12 +6,14 @@ tokens or environment values.
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 
-def configure(process: str, level: str = "INFO") -> None:
-    """Send structlog and the standard library's logging to standard output."""
+def configure(process: str, level: str = "INFO", output: TextIO | None = None) -> None:
+    """Send structlog and the standard library's logging to `output` (default: standard output)."""
+    output = output or sys.stdout
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -19,15 +21,13 @@ def configure(process: str, level: str = "INFO") -> None:
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stdout.isatty()
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer() if output.isatty() else structlog.processors.JSONRenderer()
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -8,6 +8,7 @@ from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
 from alcove.cli.key import key_group
 from alcove.cli.logs import logs_command
+from alcove.cli.node import node_group
 from alcove.cli.server import down_command, status_command, up_command
 
 
@@ -29,6 +30,7 @@ for command in (
     key_group,
     doctor,
     bench_command,
+    node_group,
 ):
     main.add_command(command)
 

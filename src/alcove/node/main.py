@@ -1,4 +1,5 @@
-"""The node daemon: `python -m alcove.node.main` serves, `... purge` removes what it made.
+"""The node daemon: `python -m alcove.node.main` serves, `... purge` removes what it made, and
+`... check` tries the driver's promises in an instance of its own and prints JSON.
 
 The only place where the parts of a node meet. At SIGTERM it stops serving and leaves its sandboxes
 running; the next one adopts them. One daemon per data directory: it holds a lock while it lives.
@@ -7,15 +8,17 @@ running; the next one adopts them. One daemon per data directory: it holds a loc
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 import uvicorn
@@ -24,8 +27,8 @@ from starlette.types import ASGIApp
 
 from alcove import telemetry
 from alcove.concurrency import every, spawn
-from alcove.node import metrics, pidfd, reconcile, uplink
-from alcove.node.agent_bundle import AgentBundleError
+from alcove.node import conformance, metrics, pidfd, reconcile, uplink
+from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
 from alcove.node.cgroups import Cgroup, CgroupError
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
@@ -63,6 +66,10 @@ _COLLECT_PERIOD_S = 600.0
 _CALM_AFTER_S = 0.3
 
 
+def make_driver(name: str) -> Driver:
+    return FakeDriver() if name == "fake" else GvisorDriver(_RUNSC)
+
+
 class Machine:
     """The kernel's side of a node: driver, ground and, for a real driver, network and resolver."""
 
@@ -72,13 +79,11 @@ class Machine:
         self.records = Records(settings.data_dir / "sandboxes")
         self._network: Network | None = None
         self.resolver: Resolver | None = None
-        self.driver: Driver
         self.ground: Ground
+        self.driver = make_driver(settings.driver)
         if settings.driver == "fake":
-            self.driver = FakeDriver()
             self.ground = PlainGround(settings.instance, self._slots)
         else:
-            self.driver = GvisorDriver(_RUNSC)
             network = Network(settings.instance, settings.slot_network, mtu=_mtu())
             self.ground = KernelGround(network, self._slots)
             self.resolver = Resolver(network.rules.host_address, settings.data_dir / "run")
@@ -254,19 +259,46 @@ async def _collect(images: Images, supervisor: Supervisor) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["purge"]):
-        sys.exit("usage: python -m alcove.node.main [purge]")
+    if sys.argv[1:] not in ([], ["purge"], ["check"]):
+        sys.exit("usage: python -m alcove.node.main [purge | check]")
+    command = "".join(sys.argv[1:])
     settings = Settings()
-    telemetry.configure("node", settings.log_level)
+    if command == "check":
+        settings = conformance.apart(settings)
+        telemetry.configure("node", "ERROR", sys.stderr)
+    else:
+        telemetry.configure("node", settings.log_level)
     settings.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         with _sole_owner(settings.data_dir):
-            if sys.argv[1:]:
-                sys.stdout.write(uvloop.run(Machine(settings).purge()) + "\n")
-            else:
-                uvloop.run(serve(settings, _cluster_token(settings.data_dir)))
-    except (NodeError, NetworkError, CommandError, CgroupError) as error:
+            match command:
+                case "purge":
+                    sys.stdout.write(uvloop.run(Machine(settings).purge()) + "\n")
+                case "check":
+                    sys.stdout.write(json.dumps(uvloop.run(_check(settings))) + "\n")
+                case _:
+                    uvloop.run(serve(settings, _cluster_token(settings.data_dir)))
+    except (NodeError, NetworkError, CommandError, CgroupError, AgentBundleError) as error:
         sys.exit(f"the node daemon: {error}")
+
+
+async def _check(settings: Settings) -> list[dict[str, Any]]:
+    machine, directory = Machine(settings), settings.data_dir
+    if problems := await machine.driver.problems():
+        raise NodeError("; ".join(problems))
+    await machine.purge()  # what a check left that was killed
+    try:
+        await machine.setup()
+        agent = directory if settings.driver == "fake" else await ensure_bundle(directory)
+        results = await conformance.run(
+            lambda: make_driver(settings.driver), machine.ground, agent, directory
+        )
+        return [asdict(result) for result in results]
+    finally:
+        await machine.purge()
+        shutil.rmtree(directory)
+        with contextlib.suppress(OSError):  # not empty where there is an installation
+            directory.parent.rmdir()
 
 
 async def serve(settings: Settings, cluster_token: str) -> None:

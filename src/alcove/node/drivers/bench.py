@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,31 @@ class Bench:
     places: Callable[[], Awaitable[Place]]
     image: Image
     scratch: Path
+    _made_with: dict[str, set[Path]] = field(default_factory=dict)
+    """The files that places had before the driver saw them, by name."""
+
+    async def new_place(self) -> Place:
+        """A place that the check stops itself."""
+        place = await self.places()
+        self._made_with[place.name] = {place.disk, place.console, *place.directory.iterdir()}
+        return place
+
+    def expect_clean(self, place: Place) -> None:
+        """No process and no file of the driver is left in a stopped place."""
+        if place.cgroup:
+            expect(Cgroup(place.cgroup).procs(), [], "processes after stop")
+        left = set(place.directory.iterdir()) - self._made_with[place.name]
+        expect(sorted(file.name for file in left), [], "files after stop")
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Place]:
         """A place, stopped and looked over afterwards."""
-        place = await self.places()
+        place = await self.new_place()
         try:
             yield place
         finally:
             await self.driver.stop(place)
-        expect_clean(place)
+        self.expect_clean(place)
         expect(await self.driver.find(place), Found.GONE, "find after stop")
 
     @asynccontextmanager
@@ -99,15 +114,6 @@ async def envs(driver: Driver, place: Place) -> dict[str, str]:
 def expect(found: object, wanted: object, what: str) -> None:
     if found != wanted:
         raise BrokenPromiseError(f"{what}: {found!r} instead of {wanted!r}")
-
-
-def expect_clean(place: Place) -> None:
-    """No process and no file of the driver is left in a stopped place."""
-    if place.cgroup:
-        expect(Cgroup(place.cgroup).procs(), [], "processes after stop")
-    own = {place.disk, place.console}
-    left = [file.name for file in place.directory.iterdir() if file not in own]
-    expect(left, [], "files after stop")
 
 
 async def must_raise(kind: type[Exception], work: Coroutine[Any, Any, object]) -> None:

@@ -23,7 +23,6 @@ from alcove.node.drivers.bench import (
     ask,
     envs,
     expect,
-    expect_clean,
     must_raise,
     outcome,
     remove,
@@ -136,7 +135,7 @@ async def clones_share_the_past_and_nothing_else(bench: Bench) -> None:
 
 async def clones_start_side_by_side(bench: Bench) -> None:
     async with bench.saved() as (_, image):
-        places = [await bench.places() for _ in range(_CLONES)]
+        places = [await bench.new_place() for _ in range(_CLONES)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 for place in places:
@@ -147,7 +146,7 @@ async def clones_start_side_by_side(bench: Bench) -> None:
             for place in places:
                 await bench.driver.stop(place)
         for place in places:
-            expect_clean(place)
+            bench.expect_clean(place)
 
 
 async def a_restore_may_be_repeated(bench: Bench) -> None:
@@ -221,7 +220,7 @@ async def a_stranger_finds_and_stops(bench: Bench) -> None:
         status, _ = await ask(bench.stranger, place, "GET", "/health")
         expect(status, 204, "GET /health through another driver object")
         await bench.stranger.stop(place)
-        expect_clean(place)
+        bench.expect_clean(place)
 
 
 async def stop_wins_over_a_restore(bench: Bench) -> None:
@@ -238,7 +237,7 @@ async def stop_wins_over_a_restore(bench: Bench) -> None:
                 if error is not None and not isinstance(error, DriverError):
                     raise BrokenPromiseError(f"restore raised {error!r}") from error
                 expect(await bench.driver.find(place), Found.GONE, f"find, stop at turn {turns}")
-                expect_clean(place)
+                bench.expect_clean(place)
 
 
 async def a_cancelled_restore_leaves_nothing(bench: Bench) -> None:
