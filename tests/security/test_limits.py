@@ -66,6 +66,22 @@ def test_full_disk_is_enospc_and_only_here(sandbox: Sandbox, neighbour: Callable
     neighbour()
 
 
+def test_full_memory_file_system_is_enospc_and_ends_no_process(sandbox: Sandbox) -> None:
+    bystander = sandbox.commands.run("sleep 200", background=True, timeout=0)
+    with pytest.raises(CommandExitException) as caught:
+        sandbox.commands.run("head -c 100G /dev/zero > /dev/shm/full", timeout=120)
+    assert "No space left" in caught.value.stderr
+    assert (
+        sandbox.commands.run("stat -c %s /dev/shm/full").stdout == f"{_half_of_memory(sandbox)}\n"
+    )
+    assert bystander.pid in {p.pid for p in sandbox.commands.list()}
+    sandbox.commands.run("rm /dev/shm/full && head -c 1M /dev/zero > /dev/shm/again")
+
+
+def _half_of_memory(sandbox: Sandbox) -> int:
+    return sandbox.get_info().memory_mb * 2**20 // 2
+
+
 def test_busy_loops_leave_the_neighbour_its_share(
     sandbox: Sandbox, neighbour: Callable[[], None]
 ) -> None:
