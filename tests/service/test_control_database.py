@@ -49,14 +49,16 @@ def test_cancelled_transactions_leave_nothing_locked(tmp_path: Path, database: s
 
 
 def test_the_embedded_database_is_ours_alone(tmp_path: Path) -> None:
+    def modes() -> dict[str, int]:
+        return {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("control.db*")}
+
     async def scenario() -> None:
         path = tmp_path / "control.db"
         # As an earlier version, or a copy put back, may have left it.
         path.touch(0o644)
         db = Database(f"sqlite+aiosqlite:///{path}")
         await db.migrate()
-        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("control.db*")}
-        assert modes == {"control.db": 0o600, "control.db-wal": 0o600, "control.db-shm": 0o600}
+        assert modes() == {"control.db": 0o600, "control.db-wal": 0o600, "control.db-shm": 0o600}
         await db.close()
 
     asyncio.run(scenario())

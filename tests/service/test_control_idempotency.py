@@ -61,6 +61,8 @@ def test_while_the_first_is_carried_out_a_repeat_waits(in_world: InWorld) -> Non
             repeat = await world.http.post("/v2/sandboxes", json=BODY, headers=KEY)
             assert repeat.status_code == 409
             assert repeat.json()["error_code"] == "idempotency_in_progress"
+            assert repeat.headers["Should-Retry"] == "true"
+            assert repeat.headers["Retry-After"] == "1"
             release.set()
         assert first.result().status_code == 201
 

@@ -9,7 +9,13 @@ import pytest
 from control_fixture import InWorld, in_world
 from control_world import World
 
-from alcove.control.nodes.client import NodeFullError, NodeRefusedError, NodeTimeoutError
+from alcove.control.nodes.client import (
+    NodeFullError,
+    NodeImageError,
+    NodeRefusedError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+)
 from alcove.wire.states import StopReason
 
 __all__ = ["in_world"]
@@ -142,20 +148,27 @@ def test_a_node_that_is_away_keeps_the_kill_for_later(in_world: InWorld) -> None
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"),
+    ("error", "status", "code", "retry"),
     [
-        (NodeFullError("full"), 503, "sandbox_capacity_unavailable"),
-        (NodeTimeoutError("slow"), 504, "sandbox_placement_timeout"),
-        (NodeRefusedError("broken"), 500, "sandbox_create_failed"),
+        (NodeFullError("full"), 503, "sandbox_capacity_unavailable", ("true", "1")),
+        (NodeUnreachableError("gone"), 503, "sandbox_no_compatible_node", ("true", "1")),
+        (NodeTimeoutError("slow"), 504, "sandbox_placement_timeout", ("false", None)),
+        (NodeImageError("lost"), 409, "template_not_ready", (None, None)),
+        (NodeRefusedError("broken"), 500, "sandbox_create_failed", (None, None)),
     ],
 )
 def test_a_start_that_fails_leaves_nothing(
-    in_world: InWorld, error: Exception, status: int, code: str
+    in_world: InWorld,
+    error: Exception,
+    status: int,
+    code: str,
+    retry: tuple[str | None, str | None],
 ) -> None:
     async def scenario(world: World) -> None:
         world.node.fail["start"] = error
         answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
         assert (answer.status_code, answer.json()["error_code"]) == (status, code)
+        assert (answer.headers.get("Should-Retry"), answer.headers.get("Retry-After")) == retry
         assert str(error) not in answer.text
         assert world.node.calls["stop"] == 1
         assert await ids(world) == []
@@ -174,6 +187,17 @@ def test_no_node_and_no_room_are_said_before_anything_is_made(in_world: InWorld)
         answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
         assert answer.status_code == 503
         assert answer.json()["error_code"] == "sandbox_no_compatible_node"
+        assert answer.headers["Should-Retry"] == "true"
+        world.node.reachable = True
+        for total, free, code, retry in (
+            (4096, 512, "sandbox_capacity_unavailable", "true"),
+            (512, 512, "sandbox_no_compatible_node", "false"),
+        ):
+            world.node.memory_mib, world.node.memory_free_mib = total, free
+            await world.app.state.nodes.refresh()
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+            assert (answer.status_code, answer.json()["error_code"]) == (503, code)
+            assert answer.headers["Should-Retry"] == retry
         assert "start" not in world.node.calls
 
     in_world(scenario)

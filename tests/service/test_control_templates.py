@@ -26,6 +26,10 @@ async def only_template(world: World) -> dict:
     return template
 
 
+async def live(world: World) -> list[str]:
+    return [sandbox["sandboxID"] for sandbox in (await world.http.get("/v2/sandboxes")).json()]
+
+
 def newest_image(node: FakeNode) -> BuildId:
     return list(node.images)[-1]
 
@@ -55,6 +59,28 @@ def test_a_template_being_built_says_how_far_it_is(in_world: InWorld) -> None:
         await world.create()
 
     in_world(scenario, with_template=False)
+
+
+def test_what_a_name_does_not_mean(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        template_id = (await only_template(world))["templateID"]
+        for name, status, message in (
+            ("nothing", 404, "template 'nothing' not found"),
+            ("nobody/base", 404, "template 'nobody/base' not found"),
+            ("base:v9", 404, "tag 'v9' does not exist for template 'base'"),
+            ("a b", 400, None),
+            ("base:", 400, None),
+            ("x" * 300, 400, None),
+        ):
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": name})
+            assert (answer.status_code, answer.json()["code"]) == (status, status), name
+            assert message is None or answer.json()["message"] == message
+        for name in ("base", "base:default", template_id, f"{template_id}:default"):
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": name})
+            assert answer.status_code == 201, name
+            assert (answer.json()["templateID"], answer.json()["alias"]) == (template_id, "base")
+
+    in_world(scenario)
 
 
 def test_a_failed_build_is_told_and_tried_again_later_and_later(in_world: InWorld) -> None:
@@ -103,6 +129,35 @@ def test_a_stale_image_serves_until_its_successor_is_ready(in_world: InWorld) ->
         await step(world)
         await step(world)
         assert world.node.specs[await world.create()].build_id == new  # type: ignore[index]
+        assert len(world.node.images) == 2
+
+    in_world(scenario)
+
+
+def test_an_image_of_another_driver_version_is_rebuilt_and_creates_are_told(
+    in_world: InWorld,
+) -> None:
+    async def scenario(world: World) -> None:
+        [old] = world.node.images
+        running = await world.create()
+        world.node.images[old] = replace(world.node.images[old], stale=True, restorable=False)
+        world.node.build_at_once = False
+
+        async def refused() -> str:
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
+            assert answer.status_code == answer.json()["code"] == 409
+            assert answer.json()["error_code"] == "template_not_ready"
+            return answer.json()["message"]
+
+        # Control has not heard of it yet: the node refuses.
+        assert await refused() == "template 'base' is being rebuilt"
+        await step(world)
+        assert await refused() == "template 'base' is being rebuilt (step snapshot)"
+        assert await live(world) == [running]
+        world.node.finish_build(newest_image(world.node))
+        await step(world)
+        await step(world)
+        assert world.node.specs[await world.create()].build_id != old  # type: ignore[index]
         assert len(world.node.images) == 2
 
     in_world(scenario)

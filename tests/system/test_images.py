@@ -162,14 +162,16 @@ def test_stale_builds_are_told_and_collected_once_renewed(data_dir: Path) -> Non
             report = here.images.report(old.build_id)
             assert report is not None
             assert report.stale
+            assert not report.restorable
+            assert here.images.get(old.build_id) is None
             await here.images.collect(set())
-            assert here.images.get(old.build_id) is not None  # nothing better yet
+            assert here.images.report(old.build_id) is not None  # nothing better yet
             new = building.spec(new_id())
             assert (await here.build(new)).state is BuildState.READY
             await here.images.collect({old.build_id})
-            assert here.images.get(old.build_id) is not None  # a sandbox runs from it
+            assert here.images.report(old.build_id) is not None  # a sandbox runs from it
             await here.images.collect(set())
-            assert here.images.get(old.build_id) is None
+            assert here.images.report(old.build_id) is None
             image = here.images.get(new.build_id)
             assert image is not None
             assert image.rootfs.is_dir()

@@ -13,9 +13,17 @@ ControlError (500)
 └── UnavailableError          503, 504  not now: no capacity, no node, no answer in time
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from alcove.wire.errors import ErrorCode, Problem
+
+# Clients repeat 429, 502, 503 and 504 by themselves, a few times and sooner and later than helps,
+# and nothing else (contract e2b 1.5). These two say what does help.
+RETRY_SOON: Mapping[str, str] = {"Should-Retry": "true", "Retry-After": "1"}
+"""Nothing was done, and in a second the answer may be another."""
+NO_RETRY: Mapping[str, str] = {"Should-Retry": "false"}
+"""The answer stays the same until somebody does something."""
 
 
 class ControlError(Exception):
@@ -23,16 +31,23 @@ class ControlError(Exception):
 
     status: ClassVar[int] = 500
     error_code: ErrorCode = ErrorCode.INTERNAL
-    headers: ClassVar[dict[str, str]] = {}
+    headers: Mapping[str, str] = {}
 
     def __init__(
-        self, message: str, *, error_code: ErrorCode | None = None, detail: str = ""
+        self,
+        message: str,
+        *,
+        error_code: ErrorCode | None = None,
+        headers: Mapping[str, str] | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail
         if error_code is not None:
             self.error_code = error_code
+        if headers is not None:
+            self.headers = headers
 
     def problem(self) -> Problem:
         return Problem(self.status, self.message, self.error_code)
@@ -71,8 +86,7 @@ class IdempotencyMismatchError(ControlError):
 class LimitReachedError(ControlError):
     status = 429
     error_code = ErrorCode.CONCURRENT_LIMIT
-    # The answer stays the same until a sandbox ends: a client's blind retries would only cost time.
-    headers: ClassVar[dict[str, str]] = {"Should-Retry": "false"}
+    headers = NO_RETRY
 
 
 class CreateFailedError(ControlError):
@@ -87,8 +101,11 @@ class NotAvailableError(ControlError):
 
 class UnavailableError(ControlError):
     status = 503
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+    # A node is back in a second after a crash, and has room again when any sandbox of it ends.
+    headers = RETRY_SOON
 
 
 class TimedOutError(UnavailableError):
     status = 504
+    # Its caller has waited long enough to decide for itself.
+    headers = NO_RETRY

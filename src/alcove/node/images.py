@@ -127,9 +127,9 @@ class Images:
         return self._report(record)
 
     def get(self, build_id: BuildId) -> Image | None:
-        """The image of a finished build; None if there is none to restore from."""
+        """The image of a finished build; None if there is none this node can restore from."""
         record = self._records.get(build_id)
-        if record is None or record.state is not BuildState.READY:
+        if record is None or record.state is not BuildState.READY or not self._restorable(record):
             return None
         return self._image(record, self._records.snapshot(build_id))
 
@@ -337,7 +337,10 @@ class Images:
     def _stale(self, record: ImageRecord) -> bool:
         if record.state is not BuildState.READY:
             return False
-        return (record.agent, record.driver) != (self._current_agent, self._driver_text())
+        return record.agent != self._current_agent or not self._restorable(record)
+
+    def _restorable(self, record: ImageRecord) -> bool:
+        return record.driver == self._driver_text()
 
     def _report(self, record: ImageRecord) -> ImageReport:
         spec = record.spec
@@ -355,6 +358,7 @@ class Images:
             rootfs_bytes=record.rootfs_bytes,
             snapshot_bytes=record.snapshot_bytes,
             stale=self._stale(record),
+            restorable=record.state is not BuildState.READY or self._restorable(record),
         )
 
 

@@ -150,6 +150,8 @@ class ImageReport(_Message):
     snapshot_bytes: int = 0
     stale: bool = False
     """Ready, but of another guest agent or driver version than the node's: build it anew."""
+    restorable: bool = True
+    """False: of another driver version, so that nothing can be started from it."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -4,15 +4,17 @@ NodeError
 ├── NodeUnreachableError   nobody answers at its address, or it went away; the outcome is unknown
 ├── NodeTimeoutError       no answer in time; the outcome is unknown
 ├── NodeFullError          it has no room; nothing was done
+├── NodeImageError         it cannot start this build: lost, or made for another driver version
 └── NodeRefusedError       it answered with another error
 """
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, SandboxId
 from alcove.wire.node import (
     ImageReport,
@@ -25,6 +27,8 @@ from alcove.wire.node import (
     SandboxUsage,
 )
 from alcove.wire.states import StopReason
+
+_T = TypeVar("_T")
 
 
 class NodeError(Exception):
@@ -40,6 +44,10 @@ class NodeTimeoutError(NodeError):
 
 
 class NodeFullError(NodeError):
+    pass
+
+
+class NodeImageError(NodeError):
     pass
 
 
@@ -92,7 +100,7 @@ class HttpNode:
     async def start(self, spec: SandboxSpec) -> SandboxReport:
         path = f"/v1/sandboxes/{spec.sandbox_id}"
         answer = await self._call("PUT", path, spec.to_json(), timeout_s=self._start_timeout_s)
-        return SandboxReport.from_json(answer)
+        return _read(SandboxReport.from_json, answer)
 
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         path = f"/v1/sandboxes/{sandbox_id}?reason={reason.value}"
@@ -100,36 +108,34 @@ class HttpNode:
 
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}", missing_ok=True)
-        return None if answer is None else SandboxReport.from_json(answer)
+        return None if answer is None else _read(SandboxReport.from_json, answer)
 
     async def list_all(self) -> list[SandboxReport]:
         answer = await self._call("GET", "/v1/sandboxes")
-        return [SandboxReport.from_json(entry) for entry in answer["sandboxes"]]
+        return _read(_sandboxes, answer)
 
     async def usage(self) -> dict[SandboxId, SandboxUsage]:
         answer = await self._call("GET", "/v1/sandboxes/usage")
-        return {
-            SandboxId(key): SandboxUsage.from_json(value) for key, value in answer["usage"].items()
-        }
+        return _read(_usage, answer)
 
     async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]:
         path = f"/v1/sandboxes/{sandbox_id}/logs"
-        return _entries(await self._call("GET", path, missing_ok=True))
+        return _read(_entries, await self._call("GET", path, missing_ok=True))
 
     async def build(self, spec: ImageSpec) -> ImageReport:
         path = f"/v1/images/{spec.build_id}"
-        return ImageReport.from_json(await self._call("PUT", path, spec.to_json()))
+        return _read(ImageReport.from_json, await self._call("PUT", path, spec.to_json()))
 
     async def image(self, build_id: BuildId) -> ImageReport | None:
         answer = await self._call("GET", f"/v1/images/{build_id}", missing_ok=True)
-        return None if answer is None else ImageReport.from_json(answer)
+        return None if answer is None else _read(ImageReport.from_json, answer)
 
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
         path = f"/v1/images/{build_id}/logs?after={after}"
-        return _entries(await self._call("GET", path, missing_ok=True))
+        return _read(_entries, await self._call("GET", path, missing_ok=True))
 
     async def report(self) -> NodeReport:
-        return NodeReport.from_json(await self._call("GET", "/v1/node"))
+        return _read(NodeReport.from_json, await self._call("GET", "/v1/node"))
 
     async def events(self) -> AsyncIterator[NodeEvent]:
         timeout = httpx.Timeout(_CALL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=_STREAM_SILENCE_S)
@@ -140,7 +146,7 @@ class HttpNode:
                 async for line in response.aiter_lines():
                     if 0 < len(line) <= _MAX_EVENT_BYTES:
                         yield NodeEvent.from_json(json.loads(line))
-        except (httpx.HTTPError, ValueError, TypeError) as error:
+        except (httpx.HTTPError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise NodeUnreachableError(f"GET /v1/events: {error!r}") from error
 
     async def close(self) -> None:
@@ -174,10 +180,43 @@ class HttpNode:
             raise NodeRefusedError(f"{method} {path}: the answer is not JSON") from error
 
 
+def _read(make: Callable[[Any], _T], answer: Any) -> _T:
+    """Read an answer, which may come from a machine of another version."""
+    try:
+        return make(answer)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NodeRefusedError(
+            f"the node's answer cannot be read ({error!r}); are node and control of one version?"
+        ) from error
+
+
+def _sandboxes(answer: Any) -> list[SandboxReport]:
+    return [SandboxReport.from_json(entry) for entry in answer["sandboxes"]]
+
+
+def _usage(answer: Any) -> dict[SandboxId, SandboxUsage]:
+    entries = answer["usage"].items()
+    return {SandboxId(key): SandboxUsage.from_json(value) for key, value in entries}
+
+
 def _entries(answer: Any) -> list[LogEntry]:
     return [] if answer is None else [LogEntry.from_json(entry) for entry in answer["entries"]]
 
 
 def _refusal(call: str, response: httpx.Response) -> NodeError:
     text = f"{call}: status {response.status_code}: {response.text[:500]}"
-    return NodeFullError(text) if response.status_code == 503 else NodeRefusedError(text)
+    match response.status_code, _error_code(response):
+        case 503, _:
+            return NodeFullError(text)
+        case 409, ErrorCode.TEMPLATE_NOT_READY:
+            return NodeImageError(text)
+        case _:
+            return NodeRefusedError(text)
+
+
+def _error_code(response: httpx.Response) -> Any:
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body.get("error_code") if isinstance(body, dict) else None

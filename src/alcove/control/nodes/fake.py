@@ -9,7 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from time import time
 
-from alcove.control.nodes.client import NodeError, NodeRefusedError, NodeUnreachableError
+from alcove.control.nodes.client import (
+    NodeError,
+    NodeImageError,
+    NodeRefusedError,
+    NodeUnreachableError,
+)
 from alcove.wire.ids import BuildId, NodeId, SandboxId
 from alcove.wire.node import (
     ImageReport,
@@ -33,6 +38,7 @@ class FakeNode:
         self.sandboxes: dict[SandboxId, SandboxReport] = {}
         self.specs: dict[SandboxId, SandboxSpec] = {}
         self.images: dict[BuildId, ImageReport] = {}
+        self.memory_mib = self.memory_free_mib = 1024 * 1024
         self.boot_id = 1
         self.reachable = True
         self.fail: dict[str, NodeError] = {}
@@ -51,8 +57,8 @@ class FakeNode:
         if known is not None and known.generation == spec.generation:
             return known
         image = self.images.get(spec.build_id)
-        if image is None or image.state is not BuildState.READY:
-            raise NodeRefusedError(f"build {spec.build_id} is not here")
+        if image is None or image.state is not BuildState.READY or not image.restorable:
+            raise NodeImageError(f"build {spec.build_id} cannot be started here")
         report = SandboxReport(
             sandbox_id=spec.sandbox_id,
             generation=spec.generation,
@@ -143,8 +149,8 @@ class FakeNode:
             capabilities=[],
             recipes=self.recipes,
             cpu_count=64,
-            memory_mib=1024 * 1024,
-            memory_free_mib=1024 * 1024,
+            memory_mib=self.memory_mib,
+            memory_free_mib=self.memory_free_mib,
             disk_free_mib=1024 * 1024,
             sandboxes=len(self.running()),
             slots_ready=1,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import structlog
 
 from alcove.control import metrics
-from alcove.control.errors import UnavailableError
+from alcove.control.errors import NO_RETRY, UnavailableError
 from alcove.control.nodes import placement
 from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.wire.errors import ErrorCode
@@ -66,6 +66,12 @@ class Nodes:
                 "No node can run sandboxes right now; try again in a moment",
                 error_code=ErrorCode.NO_NODE,
                 detail=problems,
+            )
+        if all(candidate.report.memory_mib < memory_mib for candidate in candidates):
+            raise UnavailableError(
+                f"No node has the {memory_mib} MiB of memory that a sandbox of this template needs",
+                error_code=ErrorCode.NO_NODE,
+                headers=NO_RETRY,
             )
         chosen = placement.choose(candidates, memory_mib, disk_mib)
         if chosen is None:

@@ -12,13 +12,14 @@ from alcove.control.errors import (
 from alcove.control.nodes.client import (
     NodeError,
     NodeFullError,
+    NodeImageError,
     NodeTimeoutError,
     NodeUnreachableError,
 )
 from alcove.control.sandboxes.network import Network
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
-from alcove.control.templates.service import Resolved
+from alcove.control.templates.service import Resolved, TemplateNotReadyError
 from alcove.control.usage import store as usage
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import NodeId, SandboxId, TeamId, new_sandbox_id
@@ -132,8 +133,11 @@ def usage_entry(made: Sandbox, now: int) -> usage.Entry:
     )
 
 
-def start_error(error: NodeError) -> ControlError:
+def start_error(error: NodeError, template: str) -> ControlError:
+    """What to tell the owner of a sandbox of `template` that a node could not start."""
     match error:
+        case NodeImageError():
+            return TemplateNotReadyError(f"template '{template}' is being rebuilt", None)
         case NodeFullError():
             return UnavailableError(
                 "The node has no room for another sandbox; end one or try again later",

@@ -16,6 +16,7 @@ from alcove.control import metrics
 from alcove.control.clock import MICROSECONDS, now_us, rfc3339
 from alcove.control.db import Database, Tx
 from alcove.control.errors import (
+    RETRY_SOON,
     ConflictError,
     ControlError,
     CreateFailedError,
@@ -101,7 +102,7 @@ class Sandboxes:
             await self._nodes.client(sandbox.node_id).start(self._spec(sandbox, wanted))
         except NodeError as error:
             await self.give_up(sandbox, str(error))
-            raise plan.start_error(error) from error
+            raise plan.start_error(error, wanted.template) from error
         await self._checkpoint("node started")
         answered = time.perf_counter()
 
@@ -231,6 +232,7 @@ class Sandboxes:
             raise ConflictError(
                 "A request with this Idempotency-Key is being carried out; repeat it in a moment",
                 error_code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+                headers=RETRY_SOON,
             )
         return self._created(sandbox)
 

@@ -1,7 +1,7 @@
 """Makes the templates that ship with Alcove exist and stay usable: one idempotent step.
 
-no build ──▶ WAITING ──▶ BUILDING ──▶ READY ──image lost──▶ ERROR, new build
-                             │          └──out of date──▶ serves on until its successor is ready
+no build ──▶ WAITING ──▶ BUILDING ──▶ READY ──lost, or the driver changed──▶ ERROR, new build
+                             │          └──agent changed──▶ serves until its successor is ready
                              └──────▶ ERROR ──after a growing pause──▶ new build
 """
 
@@ -24,6 +24,9 @@ _log = structlog.get_logger()
 _VCPU_COUNT, _MEMORY_MIB, _DISK_MIB = 2, 1024, 10240
 """Size of a shipped template, unless its recipe says otherwise (the node reports what it made)."""
 
+_OTHER_DRIVER = (
+    "it was made with another version of the node's driver and cannot be started any more"
+)
 _FIRST_RETRY_US = 30 * MICROSECONDS
 _LONGEST_RETRY_US = 3600 * MICROSECONDS
 
@@ -116,6 +119,9 @@ class TemplateReconciler:
             return False
         if image is None:
             await self._change(build, BuildState.ERROR, "the image is no longer on the node")
+        elif image.state is BuildState.READY and not image.restorable:
+            await self._change(build, BuildState.ERROR, _OTHER_DRIVER)
+            return False
         elif image.state is BuildState.READY and build.state is not BuildState.READY:
             await self._finish(build, image)
         elif image.state is not build.state:

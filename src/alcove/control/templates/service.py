@@ -24,6 +24,7 @@ from alcove.wire.states import BuildState
 
 _NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([A-Za-z0-9_.-]+)(?::([A-Za-z0-9_.-]+))?\Z")
 _MAX_NAME_LENGTH = 256
+_LATEST_BUILDS = 20
 
 
 class TemplateNotReadyError(ConflictError):
@@ -168,13 +169,16 @@ class Templates:
         self, tx: Tx, template: Template, name: str, tag: str
     ) -> NotFoundError | TemplateNotReadyError:
         if tag != DEFAULT_TAG:
-            return NotFoundError(f"tag '{tag}' does not exist for template '{name}'")
-        newest = await store.builds_of(tx, template.id, limit=1)
-        build = newest[0] if newest else None
+            bare = name.removesuffix(f":{tag}")
+            return NotFoundError(f"tag '{tag}' does not exist for template '{bare}'")
+        builds = await store.builds_of(tx, template.id, limit=_LATEST_BUILDS)
+        build = builds[0] if builds else None
         if build is not None and build.state is BuildState.ERROR:
             return TemplateNotReadyError(
                 f"template '{name}' could not be built: {build.reason}", None
             )
+        if any(earlier.ready_at is not None for earlier in builds):
+            return TemplateNotReadyError(f"template '{name}' is being rebuilt", build)
         return TemplateNotReadyError(f"template '{name}' is still being built", build)
 
     async def _visible(self, tx: Tx, caller: Caller, template_id: TemplateId) -> Template:
