@@ -177,11 +177,16 @@ def test_sizes(server, tmp_path, size):
     assert gzip.decompress(packed.content) == content
 
 
-def test_text_is_packed_and_noise_sent_as_it_is(server, tmp_path):
+def test_only_text_is_packed_and_much_of_it_only_when_asked_for(server, tmp_path):
     (tmp_path / "text").write_bytes(b"all work and no play\n" * 100_000)
     packed = server.get(tmp_path / "text", {"Accept-Encoding": "gzip"})
     assert len(packed.content) < 50_000
     assert gzip.decompress(packed.content) == (tmp_path / "text").read_bytes()
+    unasked = server.get(tmp_path / "text", {"Accept-Encoding": "gzip, deflate"})
+    assert (unasked.headers["content-encoding"], len(unasked.content)) == (None, 2_100_000)
+    (tmp_path / "short").write_bytes(b"all work and no play\n" * 10_000)
+    short = server.get(tmp_path / "short", {"Accept-Encoding": "gzip, deflate"})
+    assert short.headers["content-encoding"] == "gzip"
     noise = os.urandom(100_000)
     (tmp_path / "noise").write_bytes(noise)
     unpacked = server.get(tmp_path / "noise", {"Accept-Encoding": "gzip, deflate"})
