@@ -18,8 +18,11 @@ from collections.abc import Iterator
 _log = logging.getLogger(__name__)
 
 _MS_BIND = 4096
+_PR_GET_NO_NEW_PRIVS = 39
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _HOSTS_MARK = "# alcove"
+_SUDO, _DISTRIBUTED = "/usr/bin/sudo", ".distrib"
+_OWN_SUDO = "/.alcove/bin/sudo"
 _CLOCK_TOLERANCE_S = 0.05
 
 _EXTRA_CA = "/run/alcove/ca.pem"
@@ -65,6 +68,29 @@ class Machine:
         if not self._root and socket.gethostname() != name:
             with _optional("hostname"):
                 socket.sethostname(name)
+
+    def replace_sudo(self) -> bool:
+        """Where set-user-ID programs do nothing, put the agent's own sudo in place of the image's.
+
+        dpkg is told, so that an upgrade of the package goes on and leaves ours alone.
+        """
+        link, kept = self._root + _SUDO, f"{self._root}{_SUDO}{_DISTRIBUTED}"
+        if not os.path.isdir(os.path.dirname(link)):
+            return False
+        if not self._root and not _no_new_privileges():
+            return False
+        with _optional("sudo"):
+            if os.path.islink(link) and os.readlink(link) == _OWN_SUDO:
+                return True
+            diversions = "/var/lib/dpkg/diversions"
+            known = self._read(diversions)
+            if os.path.isdir(self._root + "/var/lib/dpkg") and f"{_SUDO}\n" not in known:
+                self._write(diversions, f"{known}{_SUDO}\n{_SUDO}{_DISTRIBUTED}\n:\n")
+            if os.path.lexists(link):
+                os.rename(link, kept)
+            os.symlink(_OWN_SUDO, link)
+            return True
+        return False
 
     def set_clock(self, now_s: float) -> None:
         if self._root or abs(time.time() - now_s) < _CLOCK_TOLERANCE_S:
@@ -152,6 +178,10 @@ def _as_uuid(raw: bytes) -> str:
     number = number & ~(0x3 << 62) | 2 << 62  # variant of RFC 9562
     digits = f"{number:032x}"
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _no_new_privileges() -> bool:
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
 
 
 def _bind(source: str, target: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from alcove.guest import files, filesystem, health, init, memory, ports
 from alcove.guest.app import App
 from alcove.guest.children import Children, adopt_orphans
+from alcove.guest.elevation import SOCKET, Elevation
 from alcove.guest.environment import Environment
 from alcove.guest.http import Handler, Request, Response
 from alcove.guest.machine import Machine
@@ -80,7 +81,10 @@ async def _run(options: _Options) -> None:
     machine = None if root is None else Machine(root)
     if machine is not None:
         machine.mark(sandbox_id=None, template_id=None)
-    app = build_app(Environment(), children, machine)
+    environment = Environment()
+    app = build_app(environment, children, machine)
+    if machine is not None and machine.replace_sudo():
+        Elevation(environment, children).listen((options.root or "") + SOCKET)
     server = await serve(app, options.host, options.port)
     port = server.sockets[0].getsockname()[1]
     sys.stdout.write(f"alcove guest agent listens on {options.host}:{port}\n")

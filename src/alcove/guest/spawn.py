@@ -30,7 +30,10 @@ class SpawnError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Descriptors of the child: either a terminal or three descriptors (stdin None: /dev/null)."""
+    """Descriptors of the child: a terminal, or three descriptors (stdin None: /dev/null).
+
+    With a terminal, `stderr` may still be a descriptor of its own.
+    """
 
     terminal: str | None = None
     stdin: int | None = None
@@ -42,10 +45,13 @@ class Stdio:
 class Launch:
     argv: list[str]
     env: dict[str, str]
-    cwd: str
+    cwd: str | int
+    """A path, or the descriptor of a directory, which `user` need not be able to enter."""
     user: User
     stdio: Stdio
     max_processes: int | None = None
+    file: str | None = None
+    """What to execute if it is not argv[0]."""
 
 
 def launch(wanted: Launch) -> int:
@@ -55,12 +61,15 @@ def launch(wanted: Launch) -> int:
     exits with 127 or 126.
     """
     try:
-        with _preferred_for_oom(), acting_as(wanted.user, wanted.max_processes):
-            os.chdir(wanted.cwd)
-            try:
+        if isinstance(wanted.cwd, int):
+            os.fchdir(wanted.cwd)
+        try:
+            with _preferred_for_oom(), acting_as(wanted.user, wanted.max_processes):
+                if isinstance(wanted.cwd, str):
+                    os.chdir(wanted.cwd)
                 return _spawn(wanted)
-            finally:
-                os.chdir("/")
+        finally:
+            os.chdir("/")
     except (NotPermittedError, ValueError) as error:
         raise SpawnError(str(error)) from error
     except BlockingIOError as error:
@@ -74,7 +83,7 @@ def launch(wanted: Launch) -> int:
 
 def _spawn(wanted: Launch) -> int:
     try:
-        path = _find(wanted.argv[0], wanted.env.get("PATH", ""))
+        path = wanted.file or find_program(wanted.argv[0], wanted.env.get("PATH", ""))
         return _posix_spawn(path, wanted.argv, wanted)
     except OSError as error:
         if error.errno == errno.ENOEXEC:  # a script without "#!"
@@ -108,7 +117,7 @@ def _file_actions(stdio: Stdio) -> list[tuple[Any, ...]]:
         return [
             (os.POSIX_SPAWN_OPEN, 0, stdio.terminal, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, 0, 2),
+            (os.POSIX_SPAWN_DUP2, max(stdio.stderr, 0), 2),
         ]
     stdin: tuple[Any, ...] = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     if stdio.stdin is not None:
@@ -120,7 +129,7 @@ def _file_actions(stdio: Stdio) -> list[tuple[Any, ...]]:
     ]
 
 
-def _find(command: str, path: str) -> str:
+def find_program(command: str, path: str) -> str:
     """The file execvp(3) would run. Raises FileNotFoundError or PermissionError."""
     if "/" in command:
         return command

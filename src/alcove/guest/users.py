@@ -6,6 +6,7 @@ which must not load the image's name-service modules.
 
 import os
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _USERS_FILE = "/etc/passwd"
@@ -43,6 +44,22 @@ def lookup(name: str) -> User:
     if name == _ROOT.name:
         return _ROOT
     raise UnknownUserError(name)
+
+
+def with_uid(uid: int) -> User | None:
+    """The first user of this number."""
+    found = next((user for user in _table().values() if user.uid == uid), None)
+    return _ROOT if found is None and uid == _ROOT.uid else found
+
+
+def group_ids(names: Iterable[str]) -> set[int]:
+    """The numbers of the groups of these names."""
+    wanted = set(names)
+    return {
+        int(entry[2])
+        for entry in _lines(_GROUPS_FILE)
+        if entry[0] in wanted and len(entry) == 4 and entry[2].isdecimal()
+    }
 
 
 def resolve_path(path: str, user: User, default_workdir: str | None) -> str:

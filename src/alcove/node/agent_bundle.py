@@ -5,6 +5,7 @@
                        lib/python3X.zip       the standard library, trimmed, as bytecode
                        lib/python3.X/lib-dynload/*.so
                        guest.pyz              alcove.guest, alcove.wire and h11, as bytecode
+                       bin/sudo               what users run where set-user-ID does nothing
 
 The key is made of everything that goes in, so a bundle never changes; it appears by rename.
 """
@@ -23,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import alcove
+from alcove.node.drivers.driver import AGENT_ARGV
 from alcove.node.run import CommandError, run
 
 _log = logging.getLogger(__name__)
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
-_FORMAT = "1"
+_FORMAT = "2"
+_GUEST = Path(alcove.__file__).with_name("guest")
 _PACKER = Path(__file__).with_name("pack_python.py")
 
 # What the guest may import; everything else of lib-dynload would only drag libraries in (OpenSSL,
@@ -65,6 +68,15 @@ sys.path.insert(0, sys.argv[1])
 import asyncio, ctypes, fcntl, gzip, hashlib, json, pwd, resource, struct, termios, uuid, zlib
 import alcove.guest.main
 hashlib.sha256(b"").hexdigest()
+"""
+
+# Its module lies in the standard library's zip, which is open by then: no other file is looked for.
+_SUDO_MODULE = "elevation_client"
+_SUDO = f"""\
+#!/bin/sh
+case $0 in *sudoedit) set -- --edit "$@" ;; esac
+exec {" ".join(AGENT_ARGV[:4])} -ISB -X utf8 \\
+    -c 'import {_SUDO_MODULE} as sudo; raise SystemExit(sudo.main())' "$@"
 """
 
 _LDD_LINE = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
@@ -116,7 +128,7 @@ class _Contents:
     guest: tuple[tuple[str, Path], ...]
 
     def key(self) -> str:
-        digest = hashlib.sha256(_FORMAT.encode() + _PACKER.read_bytes())
+        digest = hashlib.sha256(_FORMAT.encode() + _SUDO.encode() + _PACKER.read_bytes())
         for name, path in (*self.binaries, *self.stdlib, *self.guest):
             body = path.read_bytes()
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
@@ -142,7 +154,10 @@ async def _contents(python: Path) -> _Contents:
             *((f"lib/{name}", path) for name, path in sorted(libraries.items())),
             *((f"{dynload}/{path.name}", path) for path in extensions),
         ),
-        stdlib=tuple(_sources(stdlib, "", omit=_omitted_from_stdlib)),
+        stdlib=(
+            *_sources(stdlib, "", omit=_omitted_from_stdlib),
+            (f"{_SUDO_MODULE}.py", _GUEST / f"{_SUDO_MODULE}.py"),
+        ),
         guest=tuple(_guest_sources()),
     )
 
@@ -179,12 +194,11 @@ def _omitted_from_stdlib(top_level_name: str) -> bool:
 
 
 def _guest_sources() -> Iterator[tuple[str, Path]]:
-    ours = Path(alcove.__file__).parent
-    yield "__main__.py", ours / "guest" / "__main__.py"
+    yield "__main__.py", _GUEST / "__main__.py"
     for name in ("__init__.py", "_version.py", "concurrency.py"):
-        yield f"alcove/{name}", ours / name
-    yield from _sources(ours / "guest", "alcove/guest/")
-    yield from _sources(ours / "wire", "alcove/wire/")
+        yield f"alcove/{name}", _GUEST.parent / name
+    yield from _sources(_GUEST, "alcove/guest/", omit=lambda name: name == f"{_SUDO_MODULE}.py")
+    yield from _sources(_GUEST.parent / "wire", "alcove/wire/")
     spec = importlib.util.find_spec("h11")
     if spec is None or spec.origin is None:
         raise AgentBundleError("the Python package h11 is missing; install alcove[guest]")
@@ -207,6 +221,9 @@ async def _fill(work: Path, contents: _Contents, python: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             target.chmod(0o755)
+        sudo = work / "bin" / "sudo"
+        sudo.write_text(_SUDO)
+        sudo.chmod(0o755)
 
     await asyncio.to_thread(copy_binaries)
     stdlib = f"lib/python{contents.version.replace('.', '')}.zip"

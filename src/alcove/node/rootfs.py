@@ -29,7 +29,7 @@ from alcove.node import apt_sources
 from alcove.node.recipes import Recipe
 from alcove.node.run import CommandError, follow, run
 
-_FORMAT = "1"
+_FORMAT = "2"
 _TIME_LIMIT_S = 30 * 60.0
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Stay in the image, so that what its users install later is as lean and quick.
@@ -233,6 +233,10 @@ def _settle(root: Path, sources: list[str]) -> None:
     """Leave the root as a sandbox needs it, without traces of the machine it was made on."""
     for name in _MOUNT_POINTS:
         (root / name).mkdir(exist_ok=True)
+    # runsc mounts memory over an empty /tmp: what is written there must count as disk.
+    kept = root / "tmp/.X11-unix"
+    kept.mkdir(exist_ok=True)
+    kept.chmod(0o1777)
     # Sandboxes bring their own /dev, and nodes on the machine's disk are a way to its devices.
     for entry in (root / "dev").iterdir():
         if entry.is_dir() and not entry.is_symlink():

@@ -86,7 +86,7 @@ def test_no_source_and_no_needless_library_is_in_it(bundle: Path) -> None:
     names = contents(bundle).keys()
     assert not [name for name in names if name.endswith(".py")]
     assert not [name for name in names if "libcrypto" in name or "libsqlite" in name]
-    assert {"bin/python3", "lib/ld.so", "lib/libc.so.6", "guest.pyz"} <= names
+    assert {"bin/python3", "bin/sudo", "lib/ld.so", "lib/libc.so.6", "guest.pyz"} <= names
 
 
 def test_a_missing_interpreter_says_what_to_install(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ def test_root_inside_may_administer_but_not_forge_packets_or_load_modules() -> N
     assert not granted & {"CAP_NET_RAW", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_BPF"}
 
 
+def test_nothing_executed_by_a_user_inherits_a_capability() -> None:
+    assert config(PLACE, IMAGE)["process"]["capabilities"]["inheritable"] == []
+
+
 def test_files_in_memory_take_at_most_half_of_it() -> None:
     (shared,) = [m for m in config(PLACE, IMAGE)["mounts"] if m["destination"] == "/dev/shm"]
     assert f"size={256 << 20}" in shared["options"]

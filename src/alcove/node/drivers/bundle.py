@@ -74,9 +74,11 @@ def _process() -> dict[str, Any]:
         "cwd": "/",
         "noNewPrivileges": False,
         "oomScoreAdj": OOM_SCORE_ADJ,
-        "capabilities": dict.fromkeys(
-            ("bounding", "effective", "permitted", "inheritable"), CAPABILITIES
-        ),
+        # None inheritable: what a user executes must not gain any from a file's own set.
+        "capabilities": {
+            **dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
+            "inheritable": [],
+        },
         "rlimits": [
             {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES},
             {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
