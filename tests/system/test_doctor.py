@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from alcove.cli.checks import connection, isolation, machine
 from alcove.cli.checks.finding import Check, Level
+from alcove.cli.checks.kvm_memory import KvmMemory
 from alcove.cli.doctor import doctor
 from alcove.cli.installation import Installation, Options
 from small_internet import ip
@@ -127,6 +128,43 @@ def test_a_missing_runsc_fails(
 def test_kvm_is_believed_only_if_its_probe_guest_ran(installation: Installation) -> None:
     finding = isolation.kvm(installation)
     assert ("probe guest ran" in finding.what_is) != ("gVisor isolates" in finding.what_is)
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KvmMemory:
+    monkeypatch.setattr(isolation, "_KVM", Path("/dev/null"))  # there is something to probe
+    return KvmMemory(tmp_path)
+
+
+def test_what_the_kvm_probe_said_is_remembered(tmp_path: Path, memory: KvmMemory) -> None:
+    first = isolation.kvm(Installation(tmp_path, Options()))
+    assert memory.recall() == first.what_is
+    memory.keep("a probe guest hung")  # nobody would say that without a probe
+    assert isolation.kvm(Installation(tmp_path, Options())).what_is.startswith("a probe guest hung")
+
+
+def test_another_kernel_is_asked_again(tmp_path: Path, memory: KvmMemory) -> None:
+    memory.keep("a probe guest hung")
+    file = tmp_path / "kvm-probe.json"
+    stored = json.loads(file.read_text())
+    stored["machine"]["kernel"] = "2.6.32"
+    file.write_text(json.dumps(stored))
+    assert memory.recall() is None
+    assert "hung" not in isolation.kvm(Installation(tmp_path, Options())).what_is
+    for damaged in ("", "[]", '{"machine": 1}'):
+        file.write_text(damaged)
+        assert memory.recall() is None
+
+
+def test_fresh_forgets(tmp_path: Path, memory: KvmMemory) -> None:
+    memory.keep("a probe guest hung")
+    CliRunner().invoke(doctor, ["--fresh", "--data-dir", str(tmp_path)])
+    assert memory.recall() != "a probe guest hung"
+
+
+def test_nothing_is_remembered_where_nothing_is_installed(tmp_path: Path) -> None:
+    KvmMemory(tmp_path / "none").keep("it ran")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_check_that_breaks_or_may_not_run_is_a_finding(installation: Installation) -> None:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alcove.cli.checks.finding import Finding, Level
+from alcove.cli.checks.kvm_memory import KvmMemory
 from alcove.cli.installation import Installation, Options, data_dir_option, load
 from alcove.cli.output import EXIT_FAILED, console, format_option, print_json
 
@@ -19,9 +20,12 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 @click.command("doctor")
 @data_dir_option
+@click.option("--fresh", is_flag=True, help="Boot the KVM probe guest again.")
 @format_option
-def doctor(data_dir: Path, output_format: str) -> None:
+def doctor(data_dir: Path, fresh: bool, output_format: str) -> None:
     """Check this machine by trying what sandboxes need; exit code 1 if something fails."""
+    if fresh:
+        KvmMemory(data_dir).forget()
     findings = examine(load(data_dir) or Installation(data_dir, Options()))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if output_format == "json":

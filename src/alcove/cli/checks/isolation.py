@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from alcove.cli.checks.finding import COMMAND_TIMEOUT_S, Check, Finding, command, fail, ok
+from alcove.cli.checks.kvm_memory import KvmMemory
 from alcove.cli.installation import Installation
 
 _RUNSC_MIN = "20240729"
@@ -32,19 +33,29 @@ def runsc(_: Installation) -> Finding:
     return ok("runsc", f"{name}, a program ran under systrap")
 
 
-def kvm(_: Installation) -> Finding:
+def kvm(installation: Installation) -> Finding:
     """No driver needs KVM yet, so its absence is no fault."""
     if not _KVM.exists():
         return ok("kvm", "none: gVisor isolates without it")
+    memory = KvmMemory(installation.data_dir)
+    remembered = memory.recall()
+    if remembered is not None:
+        return ok("kvm", f"{remembered} (remembered; --fresh tries again)")
+    answer = _try_kvm()
+    memory.keep(answer)
+    return ok("kvm", answer)
+
+
+def _try_kvm() -> str:
     argv = (sys.executable, "-m", "alcove.cli.checks.kvm_probe")
     try:
         tried = command(*argv, timeout_s=_KVM_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return ok("kvm", "a probe guest hung: not used, gVisor isolates without it")
+        return "a probe guest hung: not used, gVisor isolates without it"
     if tried.returncode == 0:
-        return ok("kvm", "a 64-bit probe guest ran")
+        return "a 64-bit probe guest ran"
     why = (tried.stdout.strip() or tried.stderr.strip() or f"exit {tried.returncode}")[-200:]
-    return ok("kvm", f"not usable ({why}): gVisor isolates without it")
+    return f"not usable ({why}): gVisor isolates without it"
 
 
 CHECKS = (
