@@ -20,12 +20,18 @@ _ANSWER_MAX_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
 # The kernel repeats a lost SYN after a whole second; a new dial costs nothing.
 _DIAL_S = 0.5
+# Should a connection made while the guest was being restored be lost, another one is tried.
+_FIRST_ATTEMPT_S = 3.0
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
 
 
 class GuestError(Exception):
     """The guest agent did not answer, or not as it should."""
+
+
+class GuestTimeoutError(GuestError):
+    """It did not answer in time; it may have done what it was asked all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +97,14 @@ class GuestClient:
         """Call until something answers: right after a start nothing may listen yet."""
         last: Exception | None = None
         pause_s = _FIRST_PAUSE_S
+        attempt_s = _FIRST_ATTEMPT_S
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     try:
-                        return await self._call(method, path, body, timeout_s)
+                        return await self._call(method, path, body, min(attempt_s, timeout_s))
+                    except GuestTimeoutError as error:
+                        last, attempt_s = error, 2 * attempt_s
                     except (PortClosedError, GuestError) as error:
                         last = error
                     await asyncio.sleep(pause_s)
@@ -114,7 +123,7 @@ class GuestClient:
                 with connection:
                     return await _exchange(connection, _request(method, path, self._token, body))
         except TimeoutError as error:
-            raise GuestError(f"no answer to {method} {path} in {timeout_s:g} s") from error
+            raise GuestTimeoutError(f"no answer to {method} {path} in {timeout_s:g} s") from error
         except (OSError, h11.ProtocolError) as error:
             raise GuestError(f"{method} {path}: {error}") from error
 
