@@ -3,7 +3,7 @@
 import click
 
 from alcove import __version__
-from alcove.cli.bench.command import bench_command
+from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
 from alcove.cli.key import key_group
@@ -30,6 +30,7 @@ for command in (
     key_group,
     doctor,
     bench_command,
+    compare_command,
     node_group,
 ):
     main.add_command(command)

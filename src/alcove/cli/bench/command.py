@@ -12,13 +12,16 @@ import click
 from rich.table import Table
 
 from alcove import __version__
-from alcove.cli.bench import client, floor, machine
+from alcove.cli.bench import client, elsewhere, floor, machine
 from alcove.cli.bench.series import Series
 from alcove.cli.environment import client_environment
 from alcove.cli.installation import data_dir_option, require
 from alcove.cli.output import EXIT_NOT_RUNNING, CliError, console, progress_console
 from alcove.cli.supervise import running_supervisor
 
+_format_option = click.option(
+    "--format", "output_format", type=click.Choice(["table", "jsonl"]), default="table"
+)
 PARTS = ("tti", "floors", "exec", "hops", "files", "burst", "cost", "rest")
 
 
@@ -26,7 +29,7 @@ PARTS = ("tti", "floors", "exec", "hops", "files", "burst", "cost", "rest")
 @data_dir_option
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option("--runs", default=30, show_default=True, help="How often each thing is done.")
-@click.option("--format", "output_format", type=click.Choice(["table", "jsonl"]), default="table")
+@_format_option
 def bench_command(data_dir: Path, parts: tuple[str, ...], runs: int, output_format: str) -> None:
     """Measure this installation through the official Python SDK, beside gVisor's own floors.
 
@@ -49,18 +52,42 @@ def bench_command(data_dir: Path, parts: tuple[str, ...], runs: int, output_form
         "cost": lambda: machine.create_cost(runs),
         "rest": lambda: machine.at_rest(installation, 8),
     }
+    rows = _measure({part: work[part] for part in parts or PARTS}, output_format)
+    if output_format == "table":
+        for line in ratios(rows):
+            console.print(line)
+
+
+@click.command("compare")
+@click.option("--runs", default=30, show_default=True, help="How often each thing is done.")
+@click.option("--docker-image", help="Measure `docker run` of this local image as well.")
+@_format_option
+def compare_command(runs: int, docker_image: str | None, output_format: str) -> None:
+    """Measure whatever E2B-compatible service this shell's E2B_* variables name, and Docker.
+
+    The probe is that of `alcove bench`, so the figures can stand beside each other.
+    """
+    work = {"the service": lambda: elsewhere.service(runs)}
+    if docker_image:
+        work["docker"] = lambda: elsewhere.docker(runs, docker_image)
+    _measure(work, output_format)
+
+
+def _measure(
+    work: dict[str, Callable[[], list[Series]]], output_format: str
+) -> list[dict[str, Any]]:
+    """Do the work part by part and print what came of it."""
     rows: list[dict[str, Any]] = []
-    for part in parts or PARTS:
+    for part, measure in work.items():
         progress_console.print(f"measuring {part}")
-        measured = [series.to_json() for series in work[part]()]
+        measured = [series.to_json() for series in measure()]
         rows += measured
         if output_format == "jsonl":
             for row in measured:
                 click.echo(json.dumps(row | _circumstances()))
     if output_format == "table":
         _print_table(rows)
-        for line in ratios(rows):
-            console.print(line)
+    return rows
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[str]:
