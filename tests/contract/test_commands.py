@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import pytest
 from e2b import (
@@ -48,6 +49,17 @@ def test_cwd(shared: Sandbox) -> None:
     assert shared.commands.run("pwd", cwd="/tmp").stdout == "/tmp\n"
     with pytest.raises(InvalidArgumentException, match="does not exist"):
         shared.commands.run("pwd", cwd="/no/such/place")
+
+
+def test_commands_start_without_dev_null(make: Callable[..., Sandbox]) -> None:
+    sandbox = make()
+    sandbox.commands.run("rm /dev/null", user="root")
+    assert sandbox.commands.run("cat; echo on").stdout == "on\n"
+
+
+def test_a_command_line_that_is_too_long_says_so(shared: Sandbox) -> None:
+    with pytest.raises(InvalidArgumentException, match="write the text to a file"):
+        shared.commands.run(f"echo {'x' * 200_000}")
 
 
 def test_unknown_user_is_refused(shared: Sandbox) -> None:

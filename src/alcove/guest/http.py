@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from alcove.wire.errors import bounded
+
 
 class HttpError(Exception):
     """An error answer with the guest's JSON body."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = bounded(message)
+        super().__init__(self.message)
 
     def response(self) -> "Response":
         return Response.json({"code": self.status, "message": self.message}, self.status)

@@ -22,6 +22,7 @@ from alcove.guest.users import User
 _RESET_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _OOM_SCORE = b"100"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_NAME_MAX_BYTES = 255
 
 
 class SpawnError(Exception):
@@ -70,15 +71,17 @@ def launch(wanted: Launch) -> int:
                 return _spawn(wanted)
         finally:
             os.chdir("/")
-    except (NotPermittedError, ValueError) as error:
+    except NotPermittedError as error:
         raise SpawnError(str(error)) from error
+    except ValueError as error:  # NUL bytes and the like
+        raise SpawnError(f"cannot start '{wanted.argv[0]}': {error}") from error
     except BlockingIOError as error:
         raise SpawnError(
             f"cannot start '{wanted.argv[0]}': {wanted.user.name} has too many processes"
             f" (limit {wanted.max_processes}); end some of them, as root if need be"
         ) from error
     except OSError as error:
-        raise SpawnError(f"cannot start '{wanted.argv[0]}': {error.strerror}") from error
+        raise SpawnError(f"cannot start '{wanted.argv[0]}': {_reason(error, wanted)}") from error
 
 
 def _spawn(wanted: Launch) -> int:
@@ -93,6 +96,17 @@ def _spawn(wanted: Launch) -> int:
         if error.errno in {errno.EACCES, errno.EISDIR, errno.ELOOP}:
             return _stillborn(wanted, os.strerror(error.errno), _NOT_EXECUTABLE)
         raise
+
+
+def _reason(error: OSError, wanted: Launch) -> str:
+    # Of an argument that is too long gVisor says what Linux says of a file's name.
+    short_name = len(os.fsencode(wanted.argv[0])) <= _NAME_MAX_BYTES
+    if error.errno == errno.E2BIG or (error.errno == errno.ENAMETOOLONG and short_name):
+        return (
+            "the command line or environment is too long (one argument may have 128 KiB);"
+            " write the text to a file, or to the command's stdin"
+        )
+    return error.strerror or str(error)
 
 
 def _posix_spawn(path: str, argv: list[str], wanted: Launch) -> int:
@@ -119,14 +133,17 @@ def _file_actions(stdio: Stdio) -> list[tuple[Any, ...]]:
             (os.POSIX_SPAWN_DUP2, 0, 1),
             (os.POSIX_SPAWN_DUP2, max(stdio.stderr, 0), 2),
         ]
-    stdin: tuple[Any, ...] = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    if stdio.stdin is not None:
-        stdin = (os.POSIX_SPAWN_DUP2, stdio.stdin, 0)
     return [
-        stdin,
+        (os.POSIX_SPAWN_DUP2, _null() if stdio.stdin is None else stdio.stdin, 0),
         (os.POSIX_SPAWN_DUP2, stdio.stdout, 1),
         (os.POSIX_SPAWN_DUP2, stdio.stderr, 2),
     ]
+
+
+@functools.cache
+def _null() -> int:
+    """Opened once: commands start also when somebody has removed or replaced /dev/null."""
+    return os.open(os.devnull, os.O_RDONLY)
 
 
 def find_program(command: str, path: str) -> str:

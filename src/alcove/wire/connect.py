@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from alcove.wire.errors import HTTP_STATUS, Code
+from alcove.wire.errors import HTTP_STATUS, Code, bounded
 
 COMPRESSED = 0x01
 END_STREAM = 0x02
@@ -25,9 +25,9 @@ class ConnectError(Exception):
     """An error answer of an RPC."""
 
     def __init__(self, code: Code, message: str) -> None:
-        super().__init__(f"{code}: {message}")
         self.code = code
-        self.message = message
+        self.message = bounded(message)
+        super().__init__(f"{code}: {self.message}")
 
     @property
     def http_status(self) -> int:

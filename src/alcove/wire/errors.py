@@ -52,6 +52,17 @@ HTTP_STATUS: dict[Code, int] = {
 }
 
 
+_MAX_MESSAGE_CHARS = 8192
+
+
+def bounded(message: str) -> str:
+    """A message may quote what a client sent, but does not send megabytes of it back."""
+    if len(message) <= _MAX_MESSAGE_CHARS:
+        return message
+    half = _MAX_MESSAGE_CHARS // 2
+    return f"{message[:half]} … {message[-half:]}"
+
+
 class ErrorCode(StrEnum):
     """Machine-readable `error_code` of the control plane (contract e2b 1.7, and ours)."""
 

@@ -5,8 +5,10 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import socket
 import stat
+import subprocess
 import threading
 import zlib
 from concurrent.futures import Future
@@ -547,6 +549,29 @@ def test_what_cannot_be_uploaded(server, tmp_path):
     assert message_of(server.form([('name="file"', b"no name")]))[0] == 400
     assert (tmp_path / "f").read_text() == "kept"
     assert not (tmp_path / "new").exists()
+
+
+def test_a_running_program_is_not_overwritten(server, tmp_path):
+    program = tmp_path / "program"
+    shutil.copy("/bin/sleep", program)
+    running = subprocess.Popen([program, "60"])
+    try:
+        status, message = message_of(server.put(program, b"x"))
+        assert (status, message) == (409, f"error writing file '{program}': text file busy")
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.skipif(not ROOT, reason="mounting needs root")
+@pytest.mark.root
+def test_a_read_only_place(server, tmp_path):
+    assert os.system(f"mount -t tmpfs -o ro tmpfs {tmp_path}") == 0
+    try:
+        status, message = message_of(server.put(tmp_path / "new", b"x"))
+        assert (status, message.rpartition(": ")[2]) == (403, "read-only file system")
+    finally:
+        assert os.system(f"umount {tmp_path}") == 0
 
 
 @pytest.mark.skipif(not ROOT, reason="mounting needs root")

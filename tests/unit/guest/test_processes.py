@@ -123,11 +123,16 @@ def test_working_directories(agent: Agent) -> None:
     assert relative["message"] == "cwd '/root/no/such' does not exist"
 
 
-@pytest.mark.parametrize("argument", ["nul \0 byte"])
-def test_arguments_that_cannot_be_passed_are_refused(agent: Agent, argument: str) -> None:
+@pytest.mark.parametrize(
+    ("argument", "why"),
+    [("nul \0 byte", "embedded null byte"), ("x" * 200_000, "the command line or environment")],
+    ids=["nul", "long"],
+)
+def test_arguments_that_cannot_be_passed_are_refused(agent: Agent, argument: str, why: str) -> None:
     ended = agent.start("/bin/echo", argument).rest()
     assert ended.error is not None
     assert ended.error["code"] == "invalid_argument"
+    assert ended.error["message"].startswith(f"cannot start '/bin/echo': {why}")
 
 
 def test_bytes_that_are_no_text_pass_through(agent: Agent) -> None:

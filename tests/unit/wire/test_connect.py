@@ -15,6 +15,14 @@ FLAGS = st.integers(0, 3)
 ENVELOPES = st.lists(st.tuples(FLAGS, st.binary(max_size=200)), max_size=8)
 
 
+def test_an_error_does_not_send_back_all_that_a_client_sent() -> None:
+    error = ConnectError(Code.NOT_FOUND, f"file not found: {'x' * 20_000_000}/end")
+    assert error.message.startswith("file not found: xxx")
+    assert error.message.endswith("x/end")
+    assert len(connect.encode_error(error)) < 10_000
+    assert ConnectError(Code.NOT_FOUND, "x" * 4096).message == "x" * 4096
+
+
 @given(ENVELOPES, st.lists(st.integers(0, 2000)))
 def test_envelopes_survive_any_cut(envelopes: list[tuple[int, bytes]], cuts: list[int]) -> None:
     data = b"".join(connect.encode_envelope(payload, flags) for flags, payload in envelopes)
