@@ -78,6 +78,16 @@ def test_full_memory_file_system_is_enospc_and_ends_no_process(sandbox: Sandbox)
     sandbox.commands.run("rm /dev/shm/full && head -c 1M /dev/zero > /dev/shm/again")
 
 
+def test_no_process_is_ended_for_memory_that_files_hold(sandbox: Sandbox) -> None:
+    bystander = sandbox.commands.run("sleep 200", background=True, timeout=0)
+    sandbox.commands.run("mkdir /mnt/m && mount -t tmpfs none /mnt/m", user="root")
+    almost_all = _half_of_memory(sandbox) * 2 * 97 // 100
+    sandbox.commands.run(f"head -c {almost_all} /dev/zero > /mnt/m/file", user="root", timeout=120)
+    assert bystander.pid in {p.pid for p in sandbox.commands.list()}
+    sandbox.commands.run("rm /mnt/m/file", user="root")
+    assert sandbox.commands.run("echo alive").stdout == "alive\n"
+
+
 def _half_of_memory(sandbox: Sandbox) -> int:
     return sandbox.get_info().memory_mb * 2**20 // 2
 

@@ -60,6 +60,7 @@ def test_a_recipe_becomes_an_image_to_restore_from(data_dir: Path) -> None:
                 "ENV_ID=of-small",
                 "TEMPLATE_ID=of-small",
                 f"BUILD_ID={wanted.build_id}",
+                ".X11-unix",  # so that /tmp is not empty, and stays on the disk
             ]
             assert here.images.build(wanted) == report  # repeated: as it is, nothing new
 
