@@ -10,6 +10,7 @@ PROGRAMS = (
     " openssl perl pip pip3 ps python python3 sed ss ssh stty sudo tar top tput unzip vi wget xz"
     " yarn zip"
 )
+PROMPT = b"$ "
 BECOME_BYSTANDER = "useradd --create-home bystander"
 
 
@@ -39,6 +40,11 @@ class Terminal:
                 before, _, self.output = self.output.partition(mark)
                 return before
         raise AssertionError(f"the terminal ended before {mark!r}: {self.output!r}")
+
+    def interrupt(self, prompt: bytes = PROMPT) -> None:
+        """^C, and wait: what is typed before the prompt may still be the ended command's."""
+        self.type(b"\x03")
+        self.until(prompt)
 
     def close(self) -> None:
         self._pty.kill(self._handle.pid)
@@ -159,18 +165,21 @@ def test_sudo_in_a_terminal(shared: Sandbox) -> None:
     terminal = Terminal(shared)
     try:
         terminal.type(b"sudo bash --norc -i\n")
+        terminal.until(b"# ")
         terminal.type(b"PS1='root> '; tty -s && echo has-$((1+1)); stty size\n")
         terminal.until(b"has-2")
         assert b"24 80" in terminal.until(b"root> ")
         terminal.type(b"sh -c 'echo up-$((1+1)); exec sleep 100'\n")
         terminal.until(b"up-2")
-        terminal.type(b"\x03")
+        terminal.interrupt(prompt=b"root> ")
         terminal.type(b"echo after-$((40+2))\n")
         terminal.until(b"after-42")
         terminal.type(b"echo $(id -u)-uid; exit 6\n")
         terminal.until(b"0-uid")
+        terminal.until(PROMPT)  # what is typed before would still be the ended shell's
         terminal.type(b"echo code-$?\n")
         terminal.until(b"code-6")
+        terminal.until(PROMPT)
         # What it did to the caller's terminal is undone.
         terminal.type(b"stty -a | grep -o ' echo ' | tr -d ' ' | tr o 0\n")
         terminal.until(b"ech0")
@@ -183,13 +192,13 @@ def test_interrupt_in_a_terminal_ends_the_command(shared: Sandbox) -> None:
     try:
         terminal.type(b"sudo sh -c 'echo up-$((1+1)); exec sleep 300'\n")
         terminal.until(b"up-2")
-        terminal.type(b"\x03")
+        terminal.interrupt()
         terminal.type(b"echo left-$?-$((1+1))\n")
         terminal.until(b"left-130-2")
         # In a pipeline the keyboard is shared with others, and signals are passed on.
         terminal.type(b"sudo sh -c 'echo up-$((1+2)) >&2; exec sleep 300' | cat\n")
         terminal.until(b"up-3")
-        terminal.type(b"\x03")
+        terminal.interrupt()
         terminal.type(b"echo again-$((1+1))\n")
         terminal.until(b"again-2")
     finally:
@@ -203,11 +212,12 @@ def test_a_stopped_pipeline_goes_on(shared: Sandbox) -> None:
         terminal.until(b"up-2")
         terminal.type(b"\x1a")
         terminal.until(b"Stopped")
+        terminal.until(PROMPT)
         terminal.type(b"fg\n")
         terminal.until(b"| cat")
         terminal.type(b"word\n")
         terminal.until(b"got-word")
-        terminal.type(b"\x03")
+        terminal.interrupt()
         terminal.type(b"echo end-$((1+1))\n")
         terminal.until(b"end-2")
     finally:
