@@ -115,6 +115,31 @@ def test_a_kill_cut_off_is_finished(tmp_path: Path, database: str, at: str) -> N
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("at", ["stop intent written", "node stopped"])
+@pytest.mark.parametrize("database", DATABASES)
+def test_an_expiry_cut_off_is_finished(tmp_path: Path, database: str, at: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, database) as here:
+            ended = {await here.create(timeout=10, metadata={"a": "b"}) for _ in range(20)}
+            kept = await here.create()
+            here.clock.forward(11)
+            await here.restart(checkpoint=DieAt(at))
+            with pytest.raises(Crash):
+                await here.app.state.sandbox_reconciler.expire()
+            await here.restart()
+            await here.app.state.sandbox_reconciler.step()
+            await here.app.state.sandbox_reconciler.expire()
+            assert here.node.running() == [kept]
+            assert await left(here) == ({"running": 1}, 1)
+            events = (await here.http.get("/v1/events")).json()
+            stops = [event for event in events if event["type"] == "sandbox.stopped"]
+            assert {event["sandboxID"] for event in stops} == ended
+            assert len(stops) == len(ended)
+            assert all(event["data"] == {"reason": "timeout"} for event in stops)
+
+    asyncio.run(scenario())
+
+
 def test_a_start_given_up_meanwhile_is_not_revived(in_world: InWorld) -> None:
     async def scenario(here: World) -> None:
         started, release = asyncio.Event(), asyncio.Event()

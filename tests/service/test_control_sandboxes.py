@@ -16,6 +16,7 @@ from alcove.control.nodes.client import (
     NodeTimeoutError,
     NodeUnreachableError,
 )
+from alcove.wire.ids import SandboxId
 from alcove.wire.states import StopReason
 
 __all__ = ["in_world"]
@@ -292,6 +293,65 @@ def test_an_expired_sandbox_is_unreachable_at_once_and_then_ended(in_world: InWo
         await world.app.state.sandbox_reconciler.expire()
         assert world.node.running() == [kept]
         assert world.node.sandboxes[sandbox_id].stop_reason is StopReason.TIMEOUT
+
+    in_world(scenario)
+
+
+def test_of_many_that_expire_each_has_its_own_fate(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        made = [await world.create(timeout=10) for _ in range(5)]
+        begun, release = asyncio.Event(), asyncio.Event()
+
+        async def hold(method: str) -> None:
+            if method == "stop":
+                begun.set()
+                await release.wait()
+
+        world.clock.forward(11)
+        world.node.hold = hold
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.app.state.sandbox_reconciler.expire())
+            await begun.wait()
+            # Seen by the machine's own event, and killed by its owner, while the others wait.
+            world.node.end(SandboxId(made[0]), StopReason.TIMEOUT)
+            killed = group.create_task(world.http.delete(f"/sandboxes/{made[1]}"))
+            refused = await world.http.post(
+                f"/v2/sandboxes/{made[2]}/connect", json={"timeout": 100}
+            )
+            assert refused.status_code == refused.json()["code"] == 409
+            refused = await world.http.post(
+                f"/sandboxes/{made[2]}/timeout",
+                json={"timeout": 100},
+                headers=await world.other_team(),
+            )
+            assert refused.status_code == 404
+            release.set()
+        assert killed.result().status_code == 204
+        assert world.node.running() == []
+        events = (await world.http.get("/v1/events?limit=100")).json()
+        ends = [event["sandboxID"] for event in events if event["type"] == "sandbox.stopped"]
+        assert sorted(ends) == sorted(made)
+
+    in_world(scenario)
+
+
+def test_a_stop_that_fails_does_not_keep_the_others(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        await world.create(timeout=10)
+        await world.create(timeout=10)
+
+        async def fail_once(method: str) -> None:
+            if method == "stop" and world.node.calls["stop"] == 1:
+                raise NodeTimeoutError("slow")
+
+        world.clock.forward(11)
+        world.node.hold = fail_once
+        await world.app.state.sandbox_reconciler.expire()
+        assert len(world.node.running()) == 1
+        status = await world.http.get("/internal/status", headers=world.cluster)
+        assert status.json()["sandboxes"]["stopping"] == 1
+        await world.app.state.sandbox_reconciler.step()
+        assert world.node.running() == []
 
     in_world(scenario)
 

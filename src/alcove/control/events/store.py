@@ -1,5 +1,6 @@
 """The SQL of lifecycle events. `record` is called inside the transaction that changes the state."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -39,8 +40,21 @@ async def record(
     at: int,
     data: dict[str, Any],
 ) -> None:
-    row = {"team_id": team_id, "at": at, "sandbox_id": sandbox_id, "data": data}
-    await tx.execute(_INSERT, row | {"kind": kind.value})
+    await record_all(tx, [(team_id, sandbox_id)], kind=kind, at=at, data=data)
+
+
+async def record_all(
+    tx: Tx,
+    subjects: Sequence[tuple[TeamId, SandboxId]],
+    *,
+    kind: EventKind,
+    at: int,
+    data: dict[str, Any],
+) -> None:
+    """The same of several sandboxes, each with its team."""
+    common = {"at": at, "kind": kind.value, "data": data}
+    rows = [{"team_id": team, "sandbox_id": sandbox} | common for team, sandbox in subjects]
+    await tx.execute(_INSERT, rows)
 
 
 async def page(tx: Tx, team_id: TeamId, *, after: int, limit: int) -> list[Event]:

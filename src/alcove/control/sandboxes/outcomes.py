@@ -64,19 +64,20 @@ class Outcomes:
         _log.warning("sandbox.failed", sandbox_id=sandbox.id, team_id=sandbox.team_id, why=why)
         return True
 
-    async def stopped(self, sandbox: Sandbox, reason: StopReason) -> bool:
-        """Write down that a sandbox is gone and close its usage."""
+    async def stopped(self, *gone: Sandbox, reason: StopReason) -> bool:
+        """Write down that sandboxes are gone and close their usage; False if all of it was done."""
         now = self._clock()
         async with self._db.transaction() as tx:
-            if not await store.mark_stopped(tx, sandbox, reason, at=now):
+            ended = await store.mark_stopped(tx, gone, reason, at=now)
+            if not ended:
                 return False
-            await usage.close_entry(tx, sandbox.id, sandbox.generation, now)
+            await usage.close_entries(tx, [(entry.id, entry.generation) for entry in ended], now)
+            subjects = [(entry.team_id, entry.id) for entry in ended]
             data = {"reason": reason.value}
-            await events.record(
-                tx, sandbox.team_id, sandbox.id, kind=EventKind.STOPPED, at=now, data=data
+            await events.record_all(tx, subjects, kind=EventKind.STOPPED, at=now, data=data)
+        metrics.sandboxes_stopped.labels(reason.value).inc(len(ended))
+        for team_id, sandbox_id in subjects:
+            _log.info(
+                "sandbox.stopped", sandbox_id=sandbox_id, team_id=team_id, reason=reason.value
             )
-        metrics.sandboxes_stopped.labels(reason.value).inc()
-        _log.info(
-            "sandbox.stopped", sandbox_id=sandbox.id, team_id=sandbox.team_id, reason=reason.value
-        )
         return True

@@ -9,7 +9,6 @@ Rows are read before the machine is asked and its strangers looked up after, so 
 starts meanwhile is never taken for lost or unknown.
 """
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -70,17 +69,14 @@ class SandboxReconciler:
             return
         report = await self._nodes.client(sandbox.node_id).find(sandbox_id)
         if not _is_alive(sandbox, report):
-            await self._sandboxes.outcomes.stopped(sandbox, _why_gone(report))
+            await self._sandboxes.outcomes.stopped(sandbox, reason=_why_gone(report))
 
     async def expire(self) -> float:
         """End every sandbox whose time is over; return how long until the next one's is."""
         self._sandboxes.outcomes.deadlines_changed.clear()
-        async with self._db.reading() as tx:
-            over = await store.expired(tx, self._clock(), _EXPIRE_BATCH)
-        limit = asyncio.Semaphore(_EXPIRE_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            for sandbox in over:
-                group.create_task(self._expire(sandbox, limit))
+        over = await self._sandboxes.expire(_EXPIRE_BATCH)
+        for begin in range(0, len(over), _EXPIRE_AT_ONCE):
+            await self._sandboxes.end(over[begin : begin + _EXPIRE_AT_ONCE])
         if len(over) == _EXPIRE_BATCH:
             return 0.0
         async with self._db.reading() as tx:
@@ -130,7 +126,7 @@ class SandboxReconciler:
                 # The list was made a moment ago: only what is gone twice is gone.
                 again = await client.find(sandbox.id)
                 if not _is_alive(sandbox, again) and await self._sandboxes.outcomes.stopped(
-                    sandbox, _why_gone(again)
+                    sandbox, reason=_why_gone(again)
                 ):
                     _count("lost_sandbox", sandbox.id)
             case State.STOPPING:
@@ -160,13 +156,6 @@ class SandboxReconciler:
             if state not in ALIVE or generation > report.generation:
                 await node.client.stop(report.sandbox_id, StopReason.KILLED)
                 _count("unknown_sandbox", report.sandbox_id)
-
-    async def _expire(self, sandbox: Sandbox, limit: asyncio.Semaphore) -> None:
-        async with limit:
-            try:
-                await self._sandboxes.expire(sandbox)
-            except ControlError as error:
-                _log.warning("sandbox.not_expired", sandbox_id=sandbox.id, why=error.detail)
 
 
 def _is_alive(sandbox: Sandbox, report: SandboxReport | None) -> bool:

@@ -4,6 +4,7 @@ Every change is: intent committed, act with no transaction open, result committe
 What a crash leaves between any two of these, reconcile.py finishes.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -202,14 +203,27 @@ class Sandboxes:
         if stopping is not None:
             await self.resume_stop(stopping)
 
-    async def expire(self, sandbox: Sandbox) -> None:
-        """End a sandbox whose time is over, unless it was extended meanwhile."""
+    async def expire(self, limit: int) -> list[Sandbox]:
+        """Write down that sandboxes whose time is over shall end: at most `limit`, for `end`."""
         async with self._db.transaction() as tx:
-            stopping = await store.mark_stopping(
-                tx, sandbox.id, StopReason.TIMEOUT, expired_at=self._clock()
-            )
-        if stopping is not None:
-            await self.resume_stop(stopping)
+            stopping = await store.mark_expired(tx, now=self._clock(), limit=limit)
+        await self._checkpoint("stop intent written")
+        return stopping
+
+    async def end(self, expired: list[Sandbox]) -> None:
+        """End sandboxes at once, with one result for all. What fails, reconcile tries again."""
+        gone: list[Sandbox] = []
+
+        async def stop(sandbox: Sandbox) -> None:
+            if await self._stop_quietly(sandbox, StopReason.TIMEOUT):
+                gone.append(sandbox)
+
+        async with asyncio.TaskGroup() as group:
+            for sandbox in expired:
+                group.create_task(stop(sandbox))
+        await self._checkpoint("node stopped")
+        if gone:
+            await self.outcomes.stopped(*gone, reason=StopReason.TIMEOUT)
 
     async def give_up(self, sandbox: Sandbox, why: str) -> bool:
         """Remove what a failed start left and write down that it failed."""
@@ -282,10 +296,16 @@ class Sandboxes:
             raise _no_such_sandbox(sandbox_id)
         return sandbox
 
+    async def _refuse_ending(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> None:
+        states = await store.states_of(tx, [sandbox_id], team_id=caller.team_id)
+        if sandbox_id in states and states[sandbox_id][0] is State.STOPPING:
+            raise ConflictError(f'Sandbox "{sandbox_id}" is being ended')
+
     async def _move_end(
         self, caller: Caller, sandbox_id: SandboxId, timeout_s: int, *, only_extend: bool
     ) -> Sandbox:
         async with self._db.transaction() as tx:
+            await self._refuse_ending(tx, caller, sandbox_id)
             sandbox = await self._visible(tx, caller, sandbox_id)
             now = self._clock()
             latest = sandbox.started_at + self._limits.max_life_us
@@ -318,14 +338,16 @@ class Sandboxes:
                 detail=str(error),
             ) from error
         await self._checkpoint("node stopped")
-        await self.outcomes.stopped(sandbox, sandbox.stop_reason)
+        await self.outcomes.stopped(sandbox, reason=sandbox.stop_reason)
 
-    async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> None:
+    async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> bool:
         try:
             await self._nodes.client(sandbox.node_id).stop(sandbox.id, reason)
         except NodeError as error:
-            # The reconcile step stops what a machine still has of a failed sandbox.
+            # The reconcile step stops what a machine still has of a sandbox that ended here.
             _log.warning("sandbox.not_removed", sandbox_id=sandbox.id, why=str(error))
+            return False
+        return True
 
     def _spec(self, sandbox: Sandbox, wanted: Wanted) -> SandboxSpec:
         return SandboxSpec(

@@ -15,6 +15,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
     update,
 )
 
@@ -178,13 +179,16 @@ async def list_in(tx: Tx, states: Iterable[State], *, node_id: NodeId) -> list[S
     return [_sandbox(row) for row in await tx.execute(found)]
 
 
-async def states_of(tx: Tx, sandbox_ids: Sequence[SandboxId]) -> dict[SandboxId, tuple[State, int]]:
-    """State and generation of the sandboxes that are known."""
+async def states_of(
+    tx: Tx, sandbox_ids: Sequence[SandboxId], *, team_id: TeamId | None = None
+) -> dict[SandboxId, tuple[State, int]]:
+    """State and generation of the sandboxes that are known, or known as this team's."""
+    of_team = () if team_id is None else (sandboxes.c.team_id == team_id,)
     found: dict[SandboxId, tuple[State, int]] = {}
     for begin in range(0, len(sandbox_ids), 500):
         rows = await tx.execute(
             select(sandboxes.c.id, sandboxes.c.state, sandboxes.c.generation).where(
-                sandboxes.c.id.in_(sandbox_ids[begin : begin + 500])
+                sandboxes.c.id.in_(sandbox_ids[begin : begin + 500]), *of_team
             )
         )
         found |= {row[0]: (State(row[1]), row[2]) for row in rows}
@@ -196,14 +200,6 @@ async def running_ids(tx: Tx, node_id: NodeId) -> set[SandboxId]:
         sandboxes.c.state == State.RUNNING.value, sandboxes.c.node_id == node_id
     )
     return set((await tx.execute(found)).scalars())
-
-
-async def expired(tx: Tx, now: int, limit: int) -> list[Sandbox]:
-    found = select(sandboxes).where(
-        sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at <= now
-    )
-    rows = await tx.execute(found.order_by(sandboxes.c.end_at).limit(limit))
-    return [_sandbox(row) for row in rows]
 
 
 async def next_end(tx: Tx) -> int | None:
@@ -226,7 +222,7 @@ async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
     ):
         return False
     await tx.execute(delete(idempotency_keys).where(idempotency_keys.c.sandbox_id == sandbox.id))
-    await _drop_pairs(tx, sandbox)
+    await _drop_pairs(tx, [sandbox])
     return True
 
 
@@ -236,11 +232,10 @@ async def mark_stopping(
     reason: StopReason,
     *,
     team_id: TeamId | None = None,
-    expired_at: int | None = None,
 ) -> Sandbox | None:
     """Write the intent to stop; None when there is nothing to stop (any more).
 
-    The first reason stays. `expired_at`: only if its time is still over.
+    The first reason stays.
     """
     guard: list[ColumnElement[bool]] = [
         sandboxes.c.id == sandbox_id,
@@ -248,8 +243,6 @@ async def mark_stopping(
     ]
     if team_id is not None:
         guard.append(sandboxes.c.team_id == team_id)
-    if expired_at is not None:
-        guard.append(sandboxes.c.end_at <= expired_at)
     changed = await tx.execute(
         update(sandboxes)
         .where(*guard)
@@ -263,13 +256,37 @@ async def mark_stopping(
     return None if row is None else _sandbox(row)
 
 
-async def mark_stopped(tx: Tx, sandbox: Sandbox, reason: StopReason, *, at: int) -> bool:
-    values = {"stopped_at": at, "stop_reason": reason.value}
-    if not await _advance(tx, sandbox, Event.GONE, values):
-        return False
-    if sandbox.metadata:
-        await _drop_pairs(tx, sandbox)
-    return True
+async def mark_expired(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
+    """Write the intent to stop those whose time is over, the longest overdue first."""
+    over = (sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at <= now)
+    chosen = select(sandboxes.c.id).where(*over).order_by(sandboxes.c.end_at).limit(limit)
+    changed = await tx.execute(
+        update(sandboxes)
+        # Guarded once more: who was extended between the choice and the change lives on.
+        .where(sandboxes.c.id.in_(chosen), *over)
+        .values(state=step(State.RUNNING, Event.STOP).value, stop_reason=StopReason.TIMEOUT.value)
+        .returning(*sandboxes.c)
+    )
+    return [_sandbox(row) for row in changed]
+
+
+async def mark_stopped(
+    tx: Tx, gone: Sequence[Sandbox], reason: StopReason, *, at: int
+) -> list[Sandbox]:
+    """Write down that these are gone; returns those that had not been before."""
+    seen = tuple_(sandboxes.c.id, sandboxes.c.generation, sandboxes.c.state)
+    for sandbox in gone:
+        assert step(sandbox.state, Event.GONE) is State.STOPPED
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(seen.in_([(entry.id, entry.generation, entry.state.value) for entry in gone]))
+        .values(state=State.STOPPED.value, stopped_at=at, stop_reason=reason.value)
+        .returning(sandboxes.c.id)
+    )
+    ids = set(changed.scalars())
+    stopped = [sandbox for sandbox in gone if sandbox.id in ids]
+    await _drop_pairs(tx, stopped)
+    return stopped
 
 
 async def change_end(
@@ -330,8 +347,10 @@ async def _advance(tx: Tx, sandbox: Sandbox, event: Event, values: dict[str, Any
     return changed.rowcount == 1
 
 
-async def _drop_pairs(tx: Tx, sandbox: Sandbox) -> None:
-    await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id == sandbox.id))
+async def _drop_pairs(tx: Tx, ended: Iterable[Sandbox]) -> None:
+    ids = [sandbox.id for sandbox in ended if sandbox.metadata]
+    if ids:
+        await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))
 
 
 def _visible(team_id: TeamId, now: int) -> ColumnElement[bool]:

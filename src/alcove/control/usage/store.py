@@ -1,8 +1,9 @@
 """The SQL of the usage ledger: opened and closed inside the transaction that changes the state."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import case, func, insert, select, update
+from sqlalchemy import case, func, insert, select, tuple_, update
 
 from alcove.control.db import Tx
 from alcove.control.usage.tables import usage_entries
@@ -28,13 +29,12 @@ async def open_entry(tx: Tx, entry: Entry) -> None:
     await tx.execute(_INSERT, asdict(entry))
 
 
-async def close_entry(tx: Tx, sandbox_id: SandboxId, generation: int, at: int) -> bool:
-    """Close the entry of one life. False when it was closed before (or never opened)."""
-    closed = await tx.execute(
+async def close_entries(tx: Tx, lives: Sequence[tuple[SandboxId, int]], at: int) -> None:
+    """Close the entries of lives (sandbox id and generation) that are open."""
+    await tx.execute(
         update(usage_entries)
         .where(
-            usage_entries.c.sandbox_id == sandbox_id,
-            usage_entries.c.generation == generation,
+            tuple_(usage_entries.c.sandbox_id, usage_entries.c.generation).in_(lives),
             usage_entries.c.closed_at.is_(None),
         )
         # A clock set back between open and close must not make a negative bill.
@@ -42,7 +42,6 @@ async def close_entry(tx: Tx, sandbox_id: SandboxId, generation: int, at: int) -
             closed_at=case((usage_entries.c.opened_at > at, usage_entries.c.opened_at), else_=at)
         )
     )
-    return closed.rowcount == 1
 
 
 async def count_open(tx: Tx) -> int:
