@@ -70,6 +70,14 @@ def test_signals_python_ignores_are_reset(agent: Agent) -> None:
     assert ended.stderr == b""
 
 
+def test_the_kernel_prefers_commands_to_the_agent_when_memory_ends(agent: Agent) -> None:
+    own = Path("/proc/self/oom_score_adj").read_text()
+    if int(own) >= 100:
+        pytest.skip("these tests are themselves preferred")
+    ended = agent.run("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj")
+    assert ended.stdout.decode() == f"100\n{own}"
+
+
 def test_environment_is_made_from_user_init_and_request(own_agent: Agent) -> None:
     own_agent.init(envVars={"A": "init", "B": "init"}, sandboxId="iabc", templateId="tpl")
     ended = own_agent.start("/usr/bin/env", envs={"B": "request"}).rest()
@@ -286,6 +294,17 @@ def test_the_deadline_of_connect_ends_only_that_stream(agent: Agent) -> None:
     assert other.error["code"] == "deadline_exceeded"
     agent.unary("CloseStdin", selected(stream.result.pid))
     assert stream.rest().end == {"exitCode": 0, "exited": True, "status": "exit status 0"}
+
+
+def test_the_deadline_of_connect_ends_a_stream_that_never_rests(agent: Agent) -> None:
+    stream = agent.start("/bin/sh", "-c", "while echo on; do :; done")
+    stream.next()
+    other = agent.stream("Connect", selected(stream.result.pid), connect_timeout_ms="300").rest()
+    assert other.error is not None
+    assert other.error["code"] == "deadline_exceeded"
+    assert b"on\non\n" in other.stdout
+    agent.unary("SendSignal", {**selected(stream.result.pid), "signal": "SIGNAL_SIGKILL"})
+    assert stream.rest().end is not None
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "soon", "12345678901"])
