@@ -15,6 +15,7 @@ from control_fixture import InWorld, in_world
 from control_world import World, served, world
 
 from alcove.control.asgi import MAX_HEAD_BYTES, BodyLimit
+from alcove.control.nodes.service import NOT_ASKED
 
 __all__ = ["in_world"]
 
@@ -157,15 +158,43 @@ def test_browsers_may_call_from_anywhere(in_world: InWorld) -> None:
     in_world(scenario)
 
 
+async def not_ready(here: World, problem: str) -> None:
+    answer = await here.http.get("/ready")
+    assert answer.status_code == answer.json()["code"] == 503
+    assert answer.json()["message"] == problem
+    status = (await here.http.get("/internal/status", headers=here.cluster)).json()
+    assert (status["ready"], status["problems"]) == (False, [problem])
+    assert status["nodes"][0]["problems"] == [problem]
+
+
+def test_before_anything_is_known_control_says_so(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        status = (await here.http.get("/internal/status", headers=here.cluster)).json()
+        assert status["templates"] == []
+        assert "no template is known yet" in status["problems"][0]
+        here.app.state.nodes.all()[0].problem = NOT_ASKED
+        await not_ready(here, "node local has not been asked yet; in a moment it will have been")
+
+    in_world(scenario, with_template=False)
+
+
 def test_health_and_readiness(in_world: InWorld) -> None:
     async def scenario(here: World) -> None:
         assert (await here.http.get("/health")).status_code == 200
         assert (await here.http.get("/ready")).status_code == 200
         here.node.reachable = False
         await here.app.state.nodes.refresh()
-        answer = await here.http.get("/ready")
-        assert answer.status_code == answer.json()["code"] == 503
-        assert "does not answer" in answer.json()["message"]
+        await not_ready(
+            here,
+            "node local does not answer (the fake node is away); see `alcove logs node`",
+        )
+        # What it knows of templates, control also knows without the node.
+        status = (await here.http.get("/internal/status", headers=here.cluster)).json()
+        assert [entry["aliases"] for entry in status["templates"]] == [["base"]]
+        here.node.reachable = True
+        here.node.problems = ["the disk is full: remove something"]
+        await here.app.state.nodes.refresh()
+        await not_ready(here, "node local: the disk is full: remove something")
 
     in_world(scenario)
 

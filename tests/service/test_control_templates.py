@@ -92,6 +92,15 @@ def test_a_failed_build_is_told_and_tried_again_later_and_later(in_world: InWorl
             await step(world)
             answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
             assert answer.json()["message"] == "template 'base' could not be built: no disk"
+            shown = (await world.http.get("/internal/status", headers=world.cluster)).json()
+            assert shown["ready"] is True
+            [problem] = shown["problems"]
+            assert problem.startswith(
+                "template 'base' could not be built: no disk. It is tried again at 2027-01-15T08:"
+            )
+            [entry] = shown["templates"]
+            assert (entry["state"], entry["usable"]) == ("error", False)
+            assert entry["progress"] == "no disk"
             world.clock.forward(pause_s - 1)
             await step(world)
             assert len(world.node.images) == builds
@@ -124,6 +133,9 @@ def test_a_stale_image_serves_until_its_successor_is_ready(in_world: InWorld) ->
         await step(world)
         assert len(world.node.images) == 2
         assert world.node.specs[await world.create()].build_id == old  # type: ignore[index]
+        status = (await world.http.get("/internal/status", headers=world.cluster)).json()
+        [shown] = status["templates"]
+        assert (shown["state"], shown["usable"]) == ("building", True)
         new = newest_image(world.node)
         world.node.finish_build(new)
         await step(world)

@@ -41,6 +41,7 @@ class FakeNode:
         self.memory_mib = self.memory_free_mib = 1024 * 1024
         self.boot_id = 1
         self.reachable = True
+        self.problems: list[str] = []
         self.fail: dict[str, NodeError] = {}
         """Method name -> what its calls raise."""
         self.hold: Callable[[str], Awaitable[None]] | None = None
@@ -154,7 +155,8 @@ class FakeNode:
             disk_free_mib=1024 * 1024,
             sandboxes=len(self.running()),
             slots_ready=1,
-            ready=True,
+            ready=not self.problems,
+            problems=list(self.problems),
         )
 
     async def events(self) -> AsyncIterator[NodeEvent]:

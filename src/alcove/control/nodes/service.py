@@ -18,18 +18,23 @@ LOCAL = NodeId("local")
 """The machine control itself runs on."""
 
 
+NOT_ASKED = "not asked yet"
+
+
 @dataclass(slots=True)
 class Node:
     node_id: NodeId
     client: NodeClient
     ingress: str
     report: NodeReport | None = None
-    problem: str = "not asked yet"
+    problem: str = NOT_ASKED
     """Why `report` cannot be had; empty while it can."""
 
     def problems(self) -> list[str]:
+        if self.problem == NOT_ASKED:
+            return [f"node {self.node_id} has not been asked yet; in a moment it will have been"]
         if self.report is None or self.problem:
-            return [f"node {self.node_id} does not answer: {self.problem}"]
+            return [f"node {self.node_id} does not answer ({self.problem}); see `alcove logs node`"]
         if not self.report.ready:
             return [f"node {self.node_id}: {text}" for text in self.report.problems] or [
                 f"node {self.node_id} is not ready"

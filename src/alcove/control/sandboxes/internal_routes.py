@@ -15,7 +15,8 @@ from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import store
 from alcove.control.sandboxes.routes import SandboxesService, SandboxIdOf
 from alcove.control.teams.auth import Cluster
-from alcove.control.templates.service import Templates
+from alcove.control.templates.attempts import AT_ONCE
+from alcove.control.templates.service import Shipped, Templates
 from alcove.control.templates.store import Build
 from alcove.wire.states import BuildState, SandboxState
 
@@ -82,19 +83,19 @@ async def status(
     db: Database = request.app.state.db
     async with db.reading() as tx:
         counts = await store.count_by_state(tx)
-    shown = []
-    for template, names, build in await templates.shipped():
-        shown.append(
-            {"template_id": template.id, "aliases": names} | await _build_json(templates, build)
-        )
+    shipped = await templates.shipped()
     problems = nodes.problems()
+    ready = not problems
+    if ready and not shipped:
+        problems.append("no template is known yet; the node is being asked what it can build")
+    problems += [_failure(entry) for entry in shipped if _state(entry) is BuildState.ERROR]
     return json_response(
         {
             "version": __version__,
-            "ready": not problems,
+            "ready": ready,
             "problems": problems,
             "nodes": [_node_json(node) for node in nodes.all()],
-            "templates": shown,
+            "templates": [await _template_json(templates, entry) for entry in shipped],
             "sandboxes": {state.value: number for state, number in counts.items()},
         }
     )
@@ -109,16 +110,48 @@ def _node_json(node: Node) -> dict[str, Any]:
     }
 
 
-async def _build_json(templates: Templates, build: Build) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _failure(entry: Shipped) -> str:
+    again = f" It is tried again at {rfc3339(entry.next_attempt)}." if entry.next_attempt else ""
+    serves = " Sandboxes are made from an earlier build meanwhile." if entry.usable else ""
+    return (
+        f"template '{_name(entry)}' could not be built: {entry.newest.reason.rstrip('.')}.{again} "
+        f"See `alcove logs node`.{serves}"
+    )
+
+
+def _state(entry: Shipped) -> BuildState:
+    """What was lost is about to be built anew: that is no failure."""
+    return BuildState.WAITING if entry.next_attempt == AT_ONCE else entry.newest.state
+
+
+async def _template_json(templates: Templates, entry: Shipped) -> dict[str, Any]:
+    build = entry.newest
+    return {
+        "template_id": entry.template.id,
+        "aliases": entry.names,
         "build_id": build.id,
-        "state": build.state.value,
+        "state": _state(entry).value,
+        "usable": entry.usable,
         "reason": build.reason,
         "begun_at": rfc3339(build.created_at),
-        "progress": "",
+        "progress": await _progress(templates, build),
     }
-    if build.state is not BuildState.READY and (entries := await templates.log_of(build)):
-        last = entries[-1]
-        step = last.fields.get("step")
-        shown["progress"] = f"{step}: {last.message}" if step else last.message
-    return shown
+
+
+async def _progress(templates: Templates, build: Build) -> str:
+    """How far a build is, or why it ended; nothing to say of one that is ready."""
+    match build.state:
+        case BuildState.READY:
+            return ""
+        case BuildState.ERROR:
+            return build.reason
+        case _:
+            entries = await templates.log_of(build)
+            if not entries:
+                return ""
+            step = entries[-1].fields.get("step")
+            return f"{step}: {entries[-1].message}" if step else entries[-1].message
+
+
+def _name(entry: Shipped) -> str:
+    return entry.names[0] if entry.names else entry.template.id

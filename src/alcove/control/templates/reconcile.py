@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import structlog
 
-from alcove.control.clock import MICROSECONDS, now_us
+from alcove.control.clock import now_us
 from alcove.control.db import Database
 from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.templates import store
-from alcove.control.templates.store import DEFAULT_TAG, Build, Template
+from alcove.control.templates.attempts import next_attempt
+from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Template
 from alcove.wire.ids import NodeId, new_build_id, new_template_id
 from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec
 from alcove.wire.states import BuildState
@@ -27,8 +28,6 @@ _VCPU_COUNT, _MEMORY_MIB, _DISK_MIB = 2, 1024, 10240
 _OTHER_DRIVER = (
     "it was made with another version of the node's driver and cannot be started any more"
 )
-_FIRST_RETRY_US = 30 * MICROSECONDS
-_LONGEST_RETRY_US = 3600 * MICROSECONDS
 
 
 class TemplateReconciler:
@@ -60,24 +59,11 @@ class TemplateReconciler:
 
     async def _builds(self, template: Template) -> list[Build]:
         async with self._db.reading() as tx:
-            return await store.builds_of(tx, template.id, limit=20)
+            return await store.builds_of(tx, template.id, limit=LATEST_BUILDS)
 
     def _needs_build(self, builds: list[Build]) -> bool:
-        """Whether to begin another build: at once for the first, later and later after failures."""
-        if not builds:
-            return True
-        newest = builds[0]
-        if newest.state is not BuildState.ERROR:
-            return False
-        if newest.ready_at is not None:
-            return True
-        failures = 0
-        for build in builds:
-            if build.state is not BuildState.ERROR or build.ready_at is not None:
-                break
-            failures += 1
-        pause = min(_FIRST_RETRY_US << (failures - 1), _LONGEST_RETRY_US)
-        return self._clock() >= newest.updated_at + pause
+        moment = next_attempt(builds)
+        return moment is not None and self._clock() >= moment
 
     async def _begin_build(self, node: Node, template: Template, builds: list[Build]) -> None:
         now = self._clock()

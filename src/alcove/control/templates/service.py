@@ -16,7 +16,8 @@ from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Nodes
 from alcove.control.teams.service import Caller
 from alcove.control.templates import store
-from alcove.control.templates.store import DEFAULT_TAG, Build, Named, Template
+from alcove.control.templates.attempts import next_attempt
+from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Named, Template
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, TemplateId
 from alcove.wire.node import LogEntry
@@ -24,7 +25,6 @@ from alcove.wire.states import BuildState
 
 _NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([A-Za-z0-9_.-]+)(?::([A-Za-z0-9_.-]+))?\Z")
 _MAX_NAME_LENGTH = 256
-_LATEST_BUILDS = 20
 
 
 class TemplateNotReadyError(ConflictError):
@@ -54,6 +54,18 @@ class Described:
     names: list[str]
     newest: Build
     build_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A template that ships with Alcove, for whoever keeps the installation."""
+
+    template: Template
+    names: list[str]
+    newest: Build
+    usable: bool
+    """Sandboxes can be made, if need be from an earlier build."""
+    next_attempt: int | None
 
 
 class Templates:
@@ -131,19 +143,16 @@ class Templates:
         except NodeError:
             return []
 
-    async def shipped(self) -> list[tuple[Template, list[str], Build]]:
-        """The templates that ship with Alcove, each with its newest build."""
-        found: list[tuple[Template, list[str], Build]] = []
+    async def shipped(self) -> list[Shipped]:
+        """How it goes with the templates that ship with Alcove, whether or not a node is there."""
+        found = []
         async with self._db.reading() as tx:
-            for recipe in sorted(
-                {r for node in self._nodes.all() if node.report for r in node.report.recipes}
-            ):
-                template = await store.find_by_recipe(tx, recipe)
-                if template is None:
-                    continue
-                names = await store.aliases_of(tx, [template.id])
-                newest = await store.builds_of(tx, template.id, limit=1)
-                found.extend((template, names[template.id], build) for build in newest)
+            for template in await store.shipped(tx):
+                names = (await store.aliases_of(tx, [template.id])).get(template.id, [])
+                builds = await store.builds_of(tx, template.id, limit=LATEST_BUILDS)
+                usable = await store.has_tag(tx, template.id, DEFAULT_TAG)
+                if builds:
+                    found.append(Shipped(template, names, builds[0], usable, next_attempt(builds)))
         return found
 
     async def _find(self, tx: Tx, caller: Caller, name: str) -> tuple[Named, str]:
@@ -171,7 +180,7 @@ class Templates:
         if tag != DEFAULT_TAG:
             bare = name.removesuffix(f":{tag}")
             return NotFoundError(f"tag '{tag}' does not exist for template '{bare}'")
-        builds = await store.builds_of(tx, template.id, limit=_LATEST_BUILDS)
+        builds = await store.builds_of(tx, template.id, limit=LATEST_BUILDS)
         build = builds[0] if builds else None
         if build is not None and build.state is BuildState.ERROR:
             return TemplateNotReadyError(

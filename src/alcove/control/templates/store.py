@@ -27,6 +27,8 @@ from alcove.wire.ids import BuildId, NodeId, TeamId, TemplateId
 from alcove.wire.states import BuildState
 
 DEFAULT_TAG = "default"
+LATEST_BUILDS = 20
+"""So many builds tell what became of a template, and when it is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,19 @@ async def find_named(
 async def find_by_recipe(tx: Tx, recipe: str) -> Template | None:
     row = (await tx.execute(select(templates).where(templates.c.recipe == recipe))).one_or_none()
     return None if row is None else Template(*row)
+
+
+async def shipped(tx: Tx) -> list[Template]:
+    """The templates that ship with Alcove."""
+    found = select(templates).where(templates.c.recipe.is_not(None)).order_by(templates.c.recipe)
+    return [Template(*row) for row in await tx.execute(found)]
+
+
+async def has_tag(tx: Tx, template_id: TemplateId, tag: str) -> bool:
+    found = select(template_tags.c.tag).where(
+        template_tags.c.template_id == template_id, template_tags.c.tag == tag
+    )
+    return (await tx.execute(found)).one_or_none() is not None
 
 
 async def find_visible(tx: Tx, team_id: TeamId, template_id: TemplateId) -> Template | None:
