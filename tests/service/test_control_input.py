@@ -23,7 +23,7 @@ REFUSED = [
     ({"templateID": ""}, 400, "validation error: body.templateID"),
     ({"templateID": 5}, 400, "validation error: body.templateID"),
     ({"templateID": "no-such"}, 404, "template 'no-such' not found"),
-    ({"templateID": "base:v9"}, 404, "tag 'v9' does not exist for template 'base:v9'"),
+    ({"templateID": "base:v9"}, 404, "tag 'v9' does not exist for template 'base'"),
     ({"templateID": "a b"}, 400, "Invalid template name"),
     ({"templateID": "x/y/z"}, 400, "Invalid template name"),
     (BASE | {"timeout": 0}, 400, "Timeout must be greater than 0"),
