@@ -139,7 +139,11 @@ async def world(
 
 @asynccontextmanager
 async def served(
-    here: World, app: ASGIApp | None = None, *, closed: asyncio.Event | None = None
+    here: World,
+    app: ASGIApp | None = None,
+    *,
+    closed: asyncio.Event | None = None,
+    head_timeout_s: float = HeadLimitedProtocol.head_timeout_s,
 ) -> AsyncIterator[int]:
     """The app behind uvicorn, as main() serves it; yields the port.
 
@@ -152,6 +156,7 @@ async def served(
             if closed is not None:
                 closed.set()
 
+    Protocol.head_timeout_s = head_timeout_s
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app or here.app, http=Protocol, ws="none", lifespan="off", log_config=None

@@ -37,6 +37,31 @@ def test_a_head_that_never_ends_is_cut_off(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_head_that_comes_too_slowly_is_cut_off(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here, served(here, head_timeout_s=0.1) as port:
+            for sent, answered in (
+                (b"", b""),
+                (b"GET /health HTTP/1.1\r\nHost", b"HTTP/1.1 408 "),
+            ):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(sent)
+                async with asyncio.timeout(10):
+                    assert (await reader.read())[:13] == answered
+                writer.close()
+            # One that idles between two requests is not slow: that has a limit of its own.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(2):
+                writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                await reader.readuntil(b"successful")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await reader.read(1)
+            writer.close()
+
+    asyncio.run(scenario())
+
+
 def test_many_requests_on_one_connection_are_not_one_long_head(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as here, served(here) as port:

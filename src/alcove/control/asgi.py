@@ -5,6 +5,7 @@ Pure ASGI: nothing here buffers a body or breaks the link between a client's clo
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from typing import Any
@@ -185,21 +186,36 @@ def _preflight(headers: Headers) -> ASGIApp:
 
 
 class HeadLimitedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with a limit: a head that never ends may not fill our memory."""
+    """uvicorn's parser with limits: a head that never ends may hold neither memory nor a socket."""
+
+    head_timeout_s = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._in_head = True
         self._refused = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._time_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
         if self._in_head:
+            if self._head_timer is None:
+                self._time_head()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data:
-                self._refuse()
+                self._refuse(
+                    "431 Request Header Fields Too Large", "The request head is larger than 64 KiB"
+                )
                 return
         super().data_received(data)
 
@@ -210,17 +226,34 @@ class HeadLimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
+        self._forget_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_head = True
         super().on_message_complete()
 
-    def _refuse(self) -> None:
-        body = b'{"code":431,"message":"The request head is larger than 64 KiB"}'
+    def _time_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        if self._head_bytes:
+            self._refuse("408 Request Timeout", "The request head came too slowly")
+        else:
+            # Nothing was asked: there is nothing to answer.
+            self.transport.close()
+
+    def _refuse(self, status: str, message: str) -> None:
+        body = json.dumps({"code": int(status[:3]), "message": message}).encode()
         self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            b"connection: close\r\ncontent-length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         # Closing with unread data would reset the connection and take the answer with it.
         self._refused = True
