@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 
 import httpx
+import pytest
 from e2b import Sandbox
 
 from stack import OPTIONS, Stack
 
 SERVER = """
-import http.server
+import http.server, socket
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in "ADDRESS" else socket.AF_INET
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -26,7 +29,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-http.server.ThreadingHTTPServer(("ADDRESS", PORT), Handler).serve_forever()
+Server(("ADDRESS", PORT), Handler).serve_forever()
 """
 
 
@@ -34,8 +37,9 @@ def serve(sandbox: Sandbox, port: int, address: str = "0.0.0.0") -> None:
     program = SERVER.replace("ADDRESS", address).replace("PORT", str(port))
     sandbox.files.write(f"/home/user/server{port}.py", program)
     sandbox.commands.run(f"python3 /home/user/server{port}.py", background=True, timeout=0)
+    local = "127.0.0.1" if address == "0.0.0.0" else address
     sandbox.commands.run(
-        f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done"
+        f"until (exec 3<>/dev/tcp/{local}/{port}) 2>/dev/null; do sleep 0.05; done"
     )
 
 
@@ -53,9 +57,15 @@ def test_port_by_header_and_by_host(shared: Sandbox, stack: Stack) -> None:
     assert answer.text == f"/ {host}"
 
 
-def test_loopback_listeners_are_reachable(shared: Sandbox, stack: Stack) -> None:
-    serve(shared, 8181, "127.0.0.1")
-    assert by_header(stack, shared, 8181).status_code == 200
+@pytest.mark.parametrize(
+    ("address", "port"), [("127.0.0.1", 8181), ("127.0.0.2", 8182), ("::1", 8183)]
+)
+def test_loopback_listeners_are_reachable(
+    shared: Sandbox, stack: Stack, address: str, port: int
+) -> None:
+    """Development servers of Node listen on what `localhost` resolves to, which may be ::1."""
+    serve(shared, port, address)
+    assert by_header(stack, shared, port).status_code == 200
 
 
 def test_by_name_over_tls(shared: Sandbox, stack: Stack) -> None:

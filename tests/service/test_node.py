@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from alcove.node.drivers.driver import DriverError, Image, Place, SnapshotDamagedError
+from alcove.node.drivers.driver import (
+    DriverError,
+    Image,
+    Place,
+    PortClosedError,
+    SnapshotDamagedError,
+)
 from alcove.node.drivers.fake import ECHO_PORT, FakeDriver
 from alcove.node.main import Machine, Node
 from alcove.node.settings import Settings
@@ -48,6 +55,7 @@ class AwkwardDriver(FakeDriver):
         super().__init__()
         self.restore_errors: list[Exception] = []
         self.stop_errors: list[Exception] = []
+        self.dial_errors: list[Exception] = []
         self.hold: asyncio.Event | None = None
         self.restoring = asyncio.Event()
         self.restored_in: list[int] = []
@@ -65,6 +73,11 @@ class AwkwardDriver(FakeDriver):
         if self.stop_errors:
             raise self.stop_errors.pop(0)
         await super().stop(place)
+
+    async def dial(self, place: Place, port: int, timeout_s: float) -> socket.socket:
+        if port == ECHO_PORT and self.dial_errors:
+            raise self.dial_errors.pop(0)
+        return await super().dial(place, port, timeout_s)
 
 
 @dataclass
@@ -451,6 +464,20 @@ def test_a_tunnel_carries_bytes_and_half_closes(tmp_path):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(send())
                 assert await reader.read(-1) == data
+
+    play(act)
+
+
+def test_a_port_that_will_be_open_soon_is_waited_for(tmp_path):
+    """A client may use a port as soon as it has started the program that will listen there."""
+
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.start(spec())
+            s.driver.dial_errors = [PortClosedError("not yet"), PortClosedError("still not")]
+            status, _, writer = await s.connect(f"{ECHO_PORT}-i1")
+            assert (status, s.driver.dial_errors) == (200, [])
+            writer.close()
 
     play(act)
 
