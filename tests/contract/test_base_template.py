@@ -216,7 +216,8 @@ def test_a_stopped_pipeline_goes_on(shared: Sandbox) -> None:
         terminal.type(b"fg\n")
         terminal.until(b"| cat")
         terminal.type(b"word\n")
-        terminal.until(b"got-word")
+        terminal.until(b"got-")  # gVisor leaves the ^Z itself in the input
+        terminal.until(b"word")
         terminal.interrupt()
         terminal.type(b"echo end-$((1+1))\n")
         terminal.until(b"end-2")
