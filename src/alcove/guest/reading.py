@@ -51,6 +51,7 @@ def parse_head(exchange: h11.Connection, head: bytes) -> h11.Request:
 
 
 def make_request(head: h11.Request, body: AsyncIterator[bytes]) -> Request:
+    """Raises HttpError 400."""
     path, _, query = head.target.decode("latin-1").partition("?")
     return Request(
         method=head.method.decode("latin-1"),
@@ -63,11 +64,18 @@ def make_request(head: h11.Request, body: AsyncIterator[bytes]) -> Request:
 
 def _parse_query(text: str) -> dict[str, str]:
     query: dict[str, str] = {}
-    for part in text.split("&"):
-        if part:
-            name, _, value = part.partition("=")
-            query.setdefault(unquote(name), unquote(value))
+    for part in filter(None, text.split("&")):
+        name, _, value = part.partition("=")
+        try:
+            query.setdefault(_decode(name), _decode(value))
+        except UnicodeDecodeError as error:
+            # With the bytes replaced, a path would name another file.
+            raise HttpError(400, "the query must be percent-encoded UTF-8") from error
     return query
+
+
+def _decode(text: str) -> str:
+    return unquote(text, errors="strict")
 
 
 def keeps_alive(head: h11.Request) -> bool:

@@ -122,12 +122,12 @@ class _Connection(asyncio.Protocol):
             if head is None:
                 return False
             event = parse_head(exchange, head)
+            body = Body(self._inbox, self._outbox, exchange, event)
+            request = make_request(event, body)
         except HttpError as error:
             await self._send(exchange, None, error.response(), keep=False)
             await self._linger()
             return False
-        body = Body(self._inbox, self._outbox, exchange, event)
-        request = make_request(event, body)
         response = await self._call(request)
         # What a handler left unread is read and dropped if that is little, else we hang up.
         keep = keeps_alive(event) and body.left_is_within(_MAX_DISCARD_BYTES)

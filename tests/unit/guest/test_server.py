@@ -107,6 +107,7 @@ def test_head_gives_the_head_only(agent: Agent) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # TLS to a plain port
         (b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"PUT /health HTTP/1.1\r\nhost: x\r\n\r\n", 405),
+        (b"GET /files?path=%ff HTTP/1.1\r\nhost: x\r\n\r\n", 400),  # no UTF-8
         (rpc_head(10) + b"{}", 400),  # body shorter than announced
     ],
 )
