@@ -11,8 +11,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -29,6 +32,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from alcove.concurrency import uninterrupted
 
+_log = structlog.get_logger()
 _T = TypeVar("_T")
 _Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -51,6 +55,14 @@ _MIGRATION_LOCK = 0x416C636F7665
 
 _SQLITE_READERS = 4
 _POSTGRES_CONNECTIONS = 20
+
+
+class DatabaseUnusableError(Exception):
+    """The message names the database, without its password, and what to do if we know."""
+
+
+class _SchemaTooNewError(Exception):
+    """Nobody here knows what the tables mean."""
 
 
 class Tx:
@@ -127,6 +139,20 @@ class Database:
         await self._writer.dispose()
 
 
+async def prepare(url: str) -> None:
+    """Make the database ready for a Database, or raise DatabaseUnusableError."""
+    db = Database(url)
+    try:
+        await db.migrate()
+    except Exception as error:
+        if not isinstance(error, _SchemaTooNewError | OSError):
+            _log.exception("database.unusable")
+        shown, why = make_url(url).render_as_string(), str(error).partition("\n")[0]
+        raise DatabaseUnusableError(f"the database {shown} cannot be used: {why}") from error
+    finally:
+        await db.close()
+
+
 def migration_config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -155,7 +181,15 @@ async def _begin(connection: AsyncConnection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    command.upgrade(migration_config(connection), "head")
+    config = migration_config(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in known:
+        raise _SchemaTooNewError(
+            f"it was written by a newer Alcove (schema {found}; this one knows up to "
+            f"{max(known)}): install that version again, or put back a backup of before"
+        )
+    command.upgrade(config, "head")
 
 
 def _keep_private(url: str) -> None:

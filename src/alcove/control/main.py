@@ -1,10 +1,9 @@
 """The control process: the one place where its parts meet. `python -m alcove.control.main`."""
 
-import contextlib
+import asyncio
 import hashlib
-import os
 import re
-import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
@@ -25,7 +24,7 @@ from alcove.control import metrics
 from alcove.control.api import Error, errors, json_response
 from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
 from alcove.control.clock import DAY_US, now_us
-from alcove.control.db import Database
+from alcove.control.db import Database, DatabaseUnusableError, prepare
 from alcove.control.errors import ControlError, NotAvailableError
 from alcove.control.events import routes as event_routes
 from alcove.control.loops import Loops
@@ -42,7 +41,7 @@ from alcove.control.sandboxes.service import Sandboxes, no_checkpoint
 from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
 from alcove.control.teams import routes as team_routes
-from alcove.control.teams.auth import CallerOf, Cluster
+from alcove.control.teams.auth import CallerOf, Cluster, cluster_key
 from alcove.control.teams.service import Teams
 from alcove.control.templates import routes as template_routes
 from alcove.control.templates.reconcile import TemplateReconciler
@@ -116,7 +115,7 @@ def build_app(
 def _assemble(
     settings: Settings, node: NodeClient | None, clock: Callable[[], int], checkpoint: Checkpoint
 ) -> Parts:
-    key = _cluster_key(settings.data_dir)
+    key = cluster_key(settings.data_dir)
     if node is None:
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     db = Database(settings.database())
@@ -355,30 +354,17 @@ def _describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _cluster_key(data_dir: Path) -> str:
-    """The secret our processes share; `alcove up` makes it, and so does whoever comes first."""
-    path = data_dir / "cluster.key"
-    if not path.exists():
-        data_dir.mkdir(parents=True, exist_ok=True)
-        draft = data_dir / f"cluster.key.{os.getpid()}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        # Linked, not renamed: of two processes that come first, one wins and both read its key.
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-    key = path.read_text().strip()
-    if len(key) < 32:
-        raise SystemExit(f"{path} does not hold a key: remove it and run `alcove up` again")
-    return key
-
-
 def main() -> None:
     settings = Settings()
     telemetry.configure("control", settings.log_level)
+    app = build_app(settings)
+    try:
+        asyncio.run(prepare(settings.database()))
+    except DatabaseUnusableError as error:
+        # Here and not in the lifespan, which would show it under a trace of uvicorn's.
+        sys.exit(f"control: {error}")
     uvicorn.run(
-        build_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -1,5 +1,9 @@
 """Who may call a route: `CallerOf` for a team's API key, `Cluster` for our own processes."""
 
+import contextlib
+import os
+import secrets
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -44,3 +48,22 @@ async def _cluster(
 
 CallerOf = Annotated[Caller, Depends(_caller)]
 Cluster = Depends(_cluster)
+
+
+def cluster_key(data_dir: Path) -> str:
+    """The secret our processes share; `alcove up` makes it, and so does whoever comes first."""
+    path = data_dir / "cluster.key"
+    if not path.exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        draft = data_dir / f"cluster.key.{os.getpid()}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        # Linked, not renamed: of two processes that come first, one wins and both read its key.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    key = path.read_text().strip()
+    if len(key) < 32:
+        raise SystemExit(f"{path} does not hold a key: remove it and run `alcove up` again")
+    return key
