@@ -106,6 +106,18 @@ def test_malformed_json_is_refused(in_world: InWorld) -> None:
     in_world(scenario)
 
 
+def test_a_body_of_another_type_is_told_its_type(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        for kind in ("application/x-www-form-urlencoded", "text/plain"):
+            answer = await world.http.post(
+                "/v2/sandboxes", content=b'{"templateID": "base"}', headers={"Content-Type": kind}
+            )
+            assert answer.status_code == 400
+            assert "Content-Type: application/json" in answer.json()["message"]
+
+    in_world(scenario)
+
+
 ACCEPTED = [
     (BASE | {"mcp": {"server": {}}, "iam": {}, "volumeMounts": []}, True, True),
     (BASE | {"mcp": None, "network": None, "unknown": 1}, True, True),
@@ -216,6 +228,10 @@ def test_what_comes_later_says_so(in_world: InWorld) -> None:
             ("PUT", f"/sandboxes/{sandbox_id}/network"),
             ("GET", "/snapshots"),
             ("POST", "/v3/templates"),
+            ("POST", "/templates"),
+            ("POST", "/v2/templates"),
+            ("POST", "/templates/base"),
+            ("POST", "/templates/tags"),
             ("DELETE", "/templates/team%2Fname%3Atag"),
             ("POST", "/volumes"),
             ("GET", "/secrets"),

@@ -234,6 +234,10 @@ _LATER: tuple[tuple[str, str, str], ...] = (
     ("POST", "/templates/tags", "template tags"),
     ("DELETE", "/templates/tags", "template tags"),
     ("GET", "/templates/{template_id}/tags", "template tags"),
+    ("POST", "/templates", "template builds of the first version"),
+    ("POST", "/v2/templates", "template builds of the first version"),
+    ("POST", "/templates/{template_id}", "template builds of the first version"),
+    ("POST", "/templates/{template_id}/builds/{build_id}", "template builds of the first version"),
     ("PATCH", "/v2/templates/{template_id}", "changes of templates"),
     ("PATCH", "/templates/{template_id}", "changes of templates"),
     ("DELETE", "/templates/{template_id:path}", "changes of templates"),
@@ -330,7 +334,10 @@ def _describe_invalid(error: RequestValidationError) -> str:
         return f"Error when parsing request: {first['ctx']['error']} at character {position}"
     where = ".".join(str(part)[:80] for part in first["loc"])
     if first["loc"] == ("body",):
-        return f"Error when parsing request: a JSON object is expected as body ({first['msg']})"
+        return (
+            "Error when parsing request: a JSON object is expected as body, with Content-Type: "
+            f"application/json ({first['msg']})"
+        )
     return f"validation error: {where}: {first['msg']}"
 
 
