@@ -92,11 +92,13 @@ class Builder:
 
 
 @asynccontextmanager
-async def builder(data_dir: Path, driver_version: str | None = None) -> AsyncIterator[Builder]:
+async def builder(
+    data_dir: Path, driver_version: str | None = None, driver: GvisorDriver | None = None
+) -> AsyncIterator[Builder]:
     pidfd.become_subreaper()
     network = Network(INSTANCE, NETWORK, mtu=1500)
     await network.setup()
-    driver, events = GvisorDriver(), Events()
+    driver, events = driver or GvisorDriver(), Events()
     limits = Limits(
         slots=20,
         prepared_per_image=0,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from alcove.node.drivers.driver import Place
+from alcove.node.drivers.gvisor import GvisorDriver
 from alcove.node.errors import InvalidRequestError
 from alcove.wire.states import BuildState
 from system import building, leaks
@@ -117,7 +119,7 @@ def test_a_build_that_fails_leaves_its_log_only(
     provision: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr("alcove.node.images._READY_S", 3.0)
+    monkeypatch.setattr("alcove.node.finalize._READY_S", 3.0)
     name = f"bad-{uuid.uuid4().hex[:6]}"
     building.write_recipe(data_dir, name, extra, provision)
 
@@ -137,6 +139,39 @@ def test_a_build_that_fails_leaves_its_log_only(
 
     asyncio.run(scenario())
     assert not any(leaks.count(building.INSTANCE, data_dir).values())
+
+
+class Unlucky(GvisorDriver):
+    """Its first snapshots are damaged right after they were taken."""
+
+    def __init__(self, damaged: int) -> None:
+        super().__init__()
+        self.left = damaged
+
+    async def snapshot(self, place: Place, into: Path) -> None:
+        await super().snapshot(place, into)
+        if self.left > 0:
+            self.left -= 1
+            with (into / "pages.img").open("r+b") as file:
+                file.truncate(4096)
+
+
+@pytest.mark.parametrize(("damaged", "state"), [(1, BuildState.READY), (9, BuildState.ERROR)])
+def test_a_snapshot_that_does_not_come_back_is_taken_again(
+    data_dir: Path, damaged: int, state: BuildState
+) -> None:
+    async def scenario() -> None:
+        async with building.builder(data_dir, driver=Unlucky(damaged)) as here:
+            wanted = building.spec(new_id())
+            report = await here.build(wanted)
+            assert report.state is state
+            assert "The snapshot does not come back" in " ".join(messages(here, wanted.build_id))
+            if state is BuildState.READY:
+                assert (await here.run(wanted.build_id, "echo alive")).output == "alive\n"
+            else:
+                assert "came back to life" in report.reason
+
+    asyncio.run(scenario())
 
 
 def test_a_start_command_serves_in_every_clone(data_dir: Path) -> None:

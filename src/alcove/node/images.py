@@ -1,31 +1,28 @@
 """Template builds of this node: from a recipe to a root file system and a warmed snapshot.
 
     agent bundle -> root file system -> boot in a place -> start and ready command -> warm up
-    -> snapshot
+    -> snapshot, tried (finalize.py)
 
 One build at a time, in the background. A build is one attempt: what failed or was interrupted stays
 in state error with its log, and trying again is control's decision (a new build id).
 """
 
 import asyncio
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from alcove.concurrency import spawn
 from alcove.node import agent_bundle
 from alcove.node.cgroups import CgroupError
-from alcove.node.drivers.driver import Driver, DriverError, Image, Place
+from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
-from alcove.node.ground import Size
-from alcove.node.guest_client import GuestClient, GuestError
-from alcove.node.guest_commands import GuestCommands
+from alcove.node.finalize import BuildFailedError, Finalizer
+from alcove.node.guest_client import GuestError
 from alcove.node.image_records import ImageRecord, ImageRecords
 from alcove.node.logs import SandboxLog
 from alcove.node.places import Places
@@ -38,16 +35,8 @@ from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
 
-_HEALTHY_S = 60.0
-_COMMAND_S = 60.0
-_READY_PERIOD_S = 2.0
-_READY_S = 600.0
-_READY_IF_STARTED = "sleep 20"
-"""Ready command of a recipe that has a start command and none of its own (contract e2b 9.5)."""
-
 _INTERRUPTED = "interrupted: the node stopped during the build; build the template again"
 _FAILED_BUILDS_KEPT = 20
-_CONSOLE_TAIL_BYTES = 8192
 _EXPECTED_ERRORS = (
     agent_bundle.AgentBundleError,
     RootfsError,
@@ -59,10 +48,6 @@ _EXPECTED_ERRORS = (
     CgroupError,
     OSError,
 )
-
-
-class BuildFailedError(Exception):
-    """A build failed; the message is for the template's owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,85 +205,18 @@ class Images:
             agent_version=AGENT_VERSION,
         )
         self._records.write(record)
-        await self._take_snapshot(record, recipe)
-        size = await asyncio.to_thread(_size_bytes, self._records.snapshot(build_id))
+        finalizer = Finalizer(
+            self._with.driver,
+            self._with.places,
+            lambda level, line: log.add(self._now(), level, line, step="finalize"),
+            self._with.extra_ca_pem,
+        )
+        snapshot = self._records.snapshot(build_id)
+        await finalizer.make(record.spec, recipe, self._image(record, None), snapshot)
+        size = await asyncio.to_thread(_size_bytes, snapshot)
         self._say(build_id, f"Build finished, took {self._now() - began:.1f} s")
         self._end(record.with_(snapshot_bytes=size), BuildState.READY)
         self._with.events.emit("image.ready", build_id)
-
-    async def _take_snapshot(self, record: ImageRecord, recipe: Recipe) -> None:
-        spec = record.spec
-        image = self._image(record, None)
-        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
-        async with self._with.places.scratch(size) as place:
-            try:
-                await self._snapshot_in(place, image, spec, recipe)
-            except _EXPECTED_ERRORS:
-                # Before the place goes: a guest that died says why on its console.
-                for line in _last_lines(place.console):
-                    self._log_of(spec.build_id).add(self._now(), "error", line, step="finalize")
-                raise
-
-    async def _snapshot_in(
-        self, place: Place, image: Image, spec: ImageSpec, recipe: Recipe
-    ) -> None:
-        self._say(spec.build_id, "Starting the guest", "finalize")
-        await self._with.driver.boot(place, image)
-        guest = GuestClient(self._with.driver, place, "")
-        await guest.healthy(_HEALTHY_S)
-        await guest.init(self._identity(recipe), _HEALTHY_S)
-        commands = GuestCommands(self._with.driver, place)
-        await self._mark(commands, spec)
-        await self._become_ready(commands, recipe, spec.build_id)
-        await _warm(commands, recipe)
-        await guest.settle(_HEALTHY_S)
-        self._say(spec.build_id, "Taking the snapshot", "finalize")
-        await self._with.driver.snapshot(place, self._records.snapshot(spec.build_id))
-
-    def _identity(self, recipe: Recipe) -> dict[str, Any]:
-        """What a sandbox is told at its start, without what is a sandbox's own.
-
-        Told here it is in the snapshot, and the first thing a sandbox does takes half the time.
-        """
-        return {
-            "hostname": "template",
-            "defaultUser": recipe.user,
-            "defaultWorkdir": recipe.workdir,
-            "timestamp": self._now(),
-            "caBundle": self._with.extra_ca_pem,
-        }
-
-    async def _mark(self, commands: GuestCommands, spec: ImageSpec) -> None:
-        """The file by which programs of the original platform know their template."""
-        text = f"ENV_ID={spec.template_id}\nTEMPLATE_ID={spec.template_id}\n"
-        content = f"{text}BUILD_ID={spec.build_id}\n".encode()
-        await commands.write("/.e2b", "root", content, _COMMAND_S)
-
-    async def _become_ready(
-        self, commands: GuestCommands, recipe: Recipe, build_id: BuildId
-    ) -> None:
-        """Run the start command and wait until the ready command says that it serves."""
-        ready = recipe.ready_command
-        if recipe.start_command:
-            self._say(build_id, f"Running start command: {recipe.start_command}", "finalize")
-            environment = "".join(
-                f"export {name}={shlex.quote(value)}; " for name, value in recipe.env.items()
-            )
-            command = f"cd {shlex.quote(recipe.workdir)}; {environment}{recipe.start_command}"
-            await commands.start(command, recipe.user, _COMMAND_S)
-            ready = ready or _READY_IF_STARTED
-        if not ready:
-            return
-        self._say(build_id, f"Waiting for template to be ready: {ready}", "finalize")
-        deadline = self._now() + _READY_S
-        while (last := await commands.run(ready, recipe.user, _READY_S)).exit_code != 0:
-            if self._now() > deadline:
-                raise BuildFailedError(
-                    f"the ready command {ready!r} did not succeed in {_READY_S:g} s; "
-                    f"last exit code {last.exit_code}: {last.output[-500:]}"
-                )
-            await asyncio.sleep(_READY_PERIOD_S)
-        self._say(build_id, "Template is ready", "finalize")
 
     def _image(self, record: ImageRecord, snapshot: Path | None) -> Image:
         return Image(
@@ -362,18 +280,6 @@ class Images:
         )
 
 
-async def _warm(commands: GuestCommands, recipe: Recipe) -> None:
-    """Do once what every client does first, so that its code is loaded in the snapshot."""
-    finished = await commands.run("true", recipe.user, _COMMAND_S)
-    if finished.exit_code != 0:
-        raise BuildFailedError(f"a login shell of user {recipe.user} fails: {finished.output}")
-    path = "/tmp/.alcove-warm"  # noqa: S108  inside the guest, removed below
-    await commands.write(path, recipe.user, b"warm", _COMMAND_S)
-    if await commands.read(path, recipe.user, _COMMAND_S) != b"warm":
-        raise BuildFailedError("a file that was written could not be read back")
-    await commands.run(f"rm -f {path}", recipe.user, _COMMAND_S)
-
-
 def _chain(error: BaseException) -> str:
     """The message of an error and of what caused it, outermost first."""
     messages: list[str] = []
@@ -382,15 +288,6 @@ def _chain(error: BaseException) -> str:
         messages.append(str(cause) or type(cause).__name__)
         cause = cause.__cause__
     return ": ".join(messages)[:4000]
-
-
-def _last_lines(console: Path) -> list[str]:
-    try:
-        with console.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _CONSOLE_TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def _size_bytes(directory: Path) -> int:

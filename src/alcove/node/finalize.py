@@ -1,0 +1,169 @@
+"""The last step of a build: from a root file system to a warmed snapshot that was tried.
+
+boot -> what every sandbox is told -> start and ready command -> warm up -> snapshot
+-> restore it once and ask: a template is ready only if a sandbox of it answered
+"""
+
+import asyncio
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alcove.node.drivers.driver import Driver, DriverError, Image, Place
+from alcove.node.ground import Size
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.guest_commands import GuestCommands
+from alcove.node.places import Places
+from alcove.node.recipes import Recipe
+from alcove.wire.node import ImageSpec
+
+Say = Callable[[str, str], None]
+"""Takes a log level and a line."""
+
+_HEALTHY_S = 60.0
+_COMMAND_S = 60.0
+_TRY_S = 15.0
+_TRIES = 3
+_READY_PERIOD_S = 2.0
+_READY_S = 600.0
+_READY_IF_STARTED = "sleep 20"
+"""Ready command of a recipe that has a start command and none of its own (contract e2b 9.5)."""
+
+_CONSOLE_TAIL_BYTES = 8192
+
+
+class BuildFailedError(Exception):
+    """A build failed; the message is for the template's owner."""
+
+
+class Finalizer:
+    """Makes the snapshot of one build."""
+
+    def __init__(self, driver: Driver, places: Places, say: Say, extra_ca_pem: str) -> None:
+        self._driver = driver
+        self._places = places
+        self._say = say
+        self._extra_ca_pem = extra_ca_pem
+
+    async def make(self, spec: ImageSpec, recipe: Recipe, image: Image, into: Path) -> None:
+        """Leave a snapshot in `into` of which a sandbox has answered.
+
+        A snapshot is a moment of a running system, and a moment may be a bad one (a connection half
+        closed, say): one that does not come back is taken again. Raises BuildFailedError.
+        """
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+        for left in reversed(range(_TRIES)):
+            await self._take(spec, recipe, image, into, size)
+            try:
+                await self._try(recipe, replace(image, snapshot=into), size)
+            except (DriverError, GuestError) as error:
+                await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
+                if not left:
+                    raise BuildFailedError(
+                        f"no snapshot of {_TRIES} came back to life; the last: {error}"
+                    ) from error
+                self._say("warn", f"The snapshot does not come back ({error}), taking another")
+            else:
+                return
+
+    async def _take(
+        self, spec: ImageSpec, recipe: Recipe, image: Image, into: Path, size: Size
+    ) -> None:
+        async with self._places.scratch(size) as place:
+            try:
+                await self._prepare(place, image, spec, recipe)
+                self._say("info", "Taking the snapshot")
+                await self._driver.snapshot(place, into)
+            except Exception:
+                # Before the place goes: a guest that died says why on its console.
+                for line in _last_lines(place.console):
+                    self._say("error", line)
+                raise
+
+    async def _prepare(self, place: Place, image: Image, spec: ImageSpec, recipe: Recipe) -> None:
+        self._say("info", "Starting the guest")
+        await self._driver.boot(place, image)
+        guest = GuestClient(self._driver, place, "")
+        await guest.healthy(_HEALTHY_S)
+        await guest.init(self._identity(recipe), _HEALTHY_S)
+        commands = GuestCommands(self._driver, place)
+        await _mark(commands, spec)
+        await self._become_ready(commands, recipe)
+        await _warm(commands, recipe)
+        await guest.settle(_HEALTHY_S)
+
+    async def _try(self, recipe: Recipe, image: Image, size: Size) -> None:
+        """Restore it as a sandbox would be, and run a command there."""
+        async with self._places.scratch(size) as place:
+            await self._driver.restore(place, image)
+            await GuestClient(self._driver, place, "").healthy(_TRY_S)
+            await GuestCommands(self._driver, place).run("true", recipe.user, _TRY_S)
+
+    def _identity(self, recipe: Recipe) -> dict[str, Any]:
+        """What a sandbox is told at its start, without what is a sandbox's own.
+
+        Told here it is in the snapshot, and the first thing a sandbox does takes half the time.
+        """
+        return {
+            "hostname": "template",
+            "defaultUser": recipe.user,
+            "defaultWorkdir": recipe.workdir,
+            "timestamp": time.time(),
+            "caBundle": self._extra_ca_pem,
+        }
+
+    async def _become_ready(self, commands: GuestCommands, recipe: Recipe) -> None:
+        """Run the start command and wait until the ready command says that it serves."""
+        ready = recipe.ready_command
+        if recipe.start_command:
+            self._say("info", f"Running start command: {recipe.start_command}")
+            environment = "".join(
+                f"export {name}={shlex.quote(value)}; " for name, value in recipe.env.items()
+            )
+            command = f"cd {shlex.quote(recipe.workdir)}; {environment}{recipe.start_command}"
+            await commands.start(command, recipe.user, _COMMAND_S)
+            ready = ready or _READY_IF_STARTED
+        if not ready:
+            return
+        self._say("info", f"Waiting for template to be ready: {ready}")
+        deadline = time.monotonic() + _READY_S
+        while (last := await commands.run(ready, recipe.user, _READY_S)).exit_code != 0:
+            if time.monotonic() > deadline:
+                raise BuildFailedError(
+                    f"the ready command {ready!r} did not succeed in {_READY_S:g} s; "
+                    f"last exit code {last.exit_code}: {last.output[-500:]}"
+                )
+            await asyncio.sleep(_READY_PERIOD_S)
+        self._say("info", "Template is ready")
+
+
+async def _mark(commands: GuestCommands, spec: ImageSpec) -> None:
+    """The file by which programs of the original platform know their template."""
+    text = f"ENV_ID={spec.template_id}\nTEMPLATE_ID={spec.template_id}\n"
+    content = f"{text}BUILD_ID={spec.build_id}\n".encode()
+    await commands.write("/.e2b", "root", content, _COMMAND_S)
+
+
+async def _warm(commands: GuestCommands, recipe: Recipe) -> None:
+    """Do once what every client does first, so that its code is loaded in the snapshot."""
+    finished = await commands.run("true", recipe.user, _COMMAND_S)
+    if finished.exit_code != 0:
+        raise BuildFailedError(f"a login shell of user {recipe.user} fails: {finished.output}")
+    path = "/tmp/.alcove-warm"  # noqa: S108  inside the guest, removed below
+    await commands.write(path, recipe.user, b"warm", _COMMAND_S)
+    if await commands.read(path, recipe.user, _COMMAND_S) != b"warm":
+        raise BuildFailedError("a file that was written could not be read back")
+    await commands.run(f"rm -f {path}", recipe.user, _COMMAND_S)
+
+
+def _last_lines(console: Path) -> list[str]:
+    try:
+        with console.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _CONSOLE_TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
