@@ -651,10 +651,10 @@ PACKED = {"Content-Encoding": "gzip"}
 def test_packed_uploads(server, tmp_path):
     content = os.urandom(300_000) + bytes(3_000_000)
     for packed in (
-        gzip.compress(content),
-        gzip.compress(content[:1000])
-        + gzip.compress(b"")
-        + gzip.compress(content[1000:])
+        gzip.compress(content, mtime=0),
+        gzip.compress(content[:1000], mtime=0)
+        + gzip.compress(b"", mtime=0)
+        + gzip.compress(content[1000:], mtime=0)
         + bytes(9),
     ):
         assert server.put(tmp_path / "f", packed, PACKED).status == 200
@@ -663,7 +663,7 @@ def test_packed_uploads(server, tmp_path):
     response = server(
         "POST",
         "/files",
-        gzip.compress(body),
+        gzip.compress(body, mtime=0),
         {"Content-Type": "multipart/form-data; boundary=B", **PACKED},
         path=f"{tmp_path}/g",
     )
@@ -673,7 +673,7 @@ def test_packed_uploads(server, tmp_path):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"not gzip", gzip.compress(b"x" * 1000)[:-4], gzip.compress(b"x") + b"rubbish"],
+    [b"", b"not gzip", gzip.compress(b"x" * 1000, mtime=0)[:-4], gzip.compress(b"x", mtime=0) + b"rubbish"],
 )
 def test_malformed_gzip_is_refused(server, tmp_path, body):
     assert message_of(server.put(tmp_path / "f", body, PACKED))[0] == 400
