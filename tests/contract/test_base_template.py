@@ -27,6 +27,7 @@ class Terminal:
     def __init__(self, sandbox: Sandbox) -> None:
         self._pty = sandbox.pty
         self._handle = sandbox.pty.create(PtySize(rows=24, cols=80), envs={"PS1": "$ "})
+        self._events = iter(self._handle)
         self.output = b""
 
     def type(self, text: bytes) -> None:
@@ -34,12 +35,11 @@ class Terminal:
 
     def until(self, mark: bytes) -> bytes:
         """What came since the last call, up to the mark."""
-        for _, _, data in self._handle:
+        while mark not in self.output:
+            _, _, data = next(self._events)
             self.output += data or b""
-            if mark in self.output:
-                before, _, self.output = self.output.partition(mark)
-                return before
-        raise AssertionError(f"the terminal ended before {mark!r}: {self.output!r}")
+        before, _, self.output = self.output.partition(mark)
+        return before
 
     def interrupt(self, prompt: bytes = PROMPT) -> None:
         """^C, and wait: what is typed before the prompt may still be the ended command's."""
