@@ -673,7 +673,12 @@ def test_packed_uploads(server, tmp_path):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"not gzip", gzip.compress(b"x" * 1000, mtime=0)[:-4], gzip.compress(b"x", mtime=0) + b"rubbish"],
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b"x" * 1000, mtime=0)[:-4],
+        gzip.compress(b"x", mtime=0) + b"rubbish",
+    ],
 )
 def test_malformed_gzip_is_refused(server, tmp_path, body):
     assert message_of(server.put(tmp_path / "f", body, PACKED))[0] == 400
