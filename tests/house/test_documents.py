@@ -10,6 +10,7 @@ from house.source import ROOT, SOURCE, python_files, tracked
 
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 PROMISE = re.compile(r"^\| *(P\d+) *\|.*\| *`?([^|`]+?)`? *\|$", re.MULTILINE)
+NAMED_FILE = re.compile(r"`((?:src|tests|docs|tools|bin|spec|examples)/[\w./-]+\.\w+)")
 METRIC = re.compile(r'"(alcove_[a-z0-9_]+)"')
 
 
@@ -54,6 +55,16 @@ def test_links_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_files_that_documents_name_exist() -> None:
+    gone = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in documents()
+        for name in NAMED_FILE.findall(page.read_text())
+        if not (ROOT / name).exists()
+    ]
+    assert gone == []
 
 
 def test_readme_shows_the_example_that_up_runs() -> None:

@@ -65,7 +65,10 @@ def wait_for_services(installation: Installation, say: Say) -> None:
 
 
 def wait_for_templates(installation: Installation, say: Say) -> None:
-    """Return once every shipped template is ready. Raises CliError when a build failed."""
+    """Return once every shipped template can be used, be it by an older build.
+
+    Raises CliError when the only build of one failed.
+    """
     while True:
         try:
             templates = status(installation)["templates"]
@@ -73,16 +76,16 @@ def wait_for_templates(installation: Installation, say: Say) -> None:
             say(f"waiting for control: {error}")
             templates = None
         if templates is not None:
-            failed = [t for t in templates if t["state"] == "error"]
+            waiting = [t for t in templates if not t["usable"]]
+            failed = [t for t in waiting if t["state"] == "error"]
             if failed:
                 raise CliError(
                     f"template {_name(failed[0])} could not be built: {failed[0]['reason']}",
                     fix="see `alcove logs node`, mend the cause and run `alcove up` again",
                 )
-            building = [t for t in templates if t["state"] != "ready"]
-            if templates and not building:
+            if templates and not waiting:
                 return
-            for template in building:
+            for template in waiting:
                 say(f"template {_name(template)}: {template['progress'] or template['state']}")
         _give_up_on_dead_processes(installation)
         time.sleep(POLL_S)
