@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alcove.concurrency import spawn
 from alcove.node import pidfd, uplink
+from alcove.node.cgroups import Cgroup
 from alcove.node.drivers.gvisor import GvisorDriver
 from alcove.node.drivers.runsc import Runsc
 from alcove.node.events import Events
@@ -129,6 +130,7 @@ async def builder(
         await places.close()
         work.cancel()
         await network.teardown()
+        await Cgroup(f"/{INSTANCE}").remove()
 
 
 async def _main(data_dir: Path, build_id: str) -> None:

@@ -81,6 +81,7 @@ async def _floors(image: Image, runs: int) -> list[Series]:
                 await _timed(by_hand, _run_and_exec(place))
     finally:
         await network.teardown()
+        await Cgroup(f"/{INSTANCE}").remove()
         shutil.rmtree(scratch, ignore_errors=True)
     return [restore, by_hand]
 
