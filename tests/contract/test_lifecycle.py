@@ -192,7 +192,7 @@ def test_token_of_one_sandbox_opens_no_other(make: Make, stack: Stack) -> None:
 
 def test_internal_routes_are_hidden(make: Make, stack: Stack) -> None:
     sandbox = make()
-    for path in ("/init", "//init", "/%69nit", "/init/", "/forward", "/memory/relieve", "/freeze"):
+    for path in ("/init", "//init", "/%69nit", "/init/", "/forward", "/settle", "/memory/relieve"):
         answer = httpx.post(
             f"{stack.sandbox_url}{path}",
             headers={

@@ -15,6 +15,7 @@ from alcove.edge.errors import BadRouteError, InternalRouteError
 from alcove.edge.heads import RequestHead
 from alcove.wire.hosts import (
     GUEST_PORT,
+    INTERNAL_ROUTES,
     InvalidHostError,
     PortOfSandbox,
     parse_host,
@@ -23,13 +24,7 @@ from alcove.wire.hosts import (
 
 _ID_HEADER, _PORT_HEADER = b"e2b-sandbox-id", b"e2b-sandbox-port"
 
-# What the node and the guest say to each other on the guest's port (contract e2b 3.1, 12.59).
-_INTERNAL_OF_GUEST = frozenset(
-    {
-        b"init", b"freeze", b"unfreeze", b"collapse", b"fsfreeze", b"fsthaw",
-        b"upgrade", b"forward", b"memory",
-    }
-)  # fmt: skip
+_INTERNAL_OF_GUEST = frozenset(name.encode() for name in INTERNAL_ROUTES)
 _INTERNAL_OF_CONTROL = frozenset({b"internal"})
 _MAX_DECODINGS = 8
 _SEPARATORS = re.compile(rb"[/\\;]")

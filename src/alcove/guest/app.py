@@ -29,6 +29,10 @@ class App:
         for method, path, handler in routes:
             self._routes.setdefault(path, {})[method] = handler
 
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset(self._routes)
+
     async def __call__(self, request: Request) -> Response:
         origin = request.header("origin")
         if origin is None:

@@ -18,7 +18,7 @@ from alcove.guest.app import App
 from alcove.guest.children import Children, adopt_orphans
 from alcove.guest.elevation import SOCKET, Elevation
 from alcove.guest.environment import Environment
-from alcove.guest.http import Handler, Request, Response
+from alcove.guest.http import Request, Response
 from alcove.guest.machine import Machine
 from alcove.guest.process_rpc import ProcessRpc
 from alcove.guest.processes import Processes
@@ -38,9 +38,7 @@ class _Options:
     root: str | None
 
 
-def build_app(
-    environment: Environment, children: Children, machine: Machine | None = None
-) -> Handler:
+def build_app(environment: Environment, children: Children, machine: Machine | None = None) -> App:
     """The one place where the guest's parts meet."""
     processes = Processes(children)
     rpc = Rpc(environment)

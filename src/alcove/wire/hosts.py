@@ -7,6 +7,15 @@ from alcove.wire.ids import InvalidIdError, SandboxId, parse_sandbox_id
 GUEST_PORT = 49983
 """TCP port of the guest agent inside every sandbox (what E2B calls envd)."""
 
+INTERNAL_ROUTES = frozenset(
+    {
+        *("init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"),
+        *("forward", "memory", "settle"),
+    }
+)
+"""First segments of the paths on the guest's port that are for the node alone: those the original
+platform has (contract e2b 3.1, 12.59), and ours."""
+
 MIN_PORT, MAX_PORT = 1, 65535
 
 

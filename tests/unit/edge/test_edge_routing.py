@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from alcove.edge.errors import BadRouteError, InternalRouteError, RefusalError
 from alcove.edge.heads import parse_request
 from alcove.edge.routing import Api, Own, Router, Target
-from alcove.wire.hosts import GUEST_PORT, PortOfSandbox
+from alcove.wire.hosts import GUEST_PORT, INTERNAL_ROUTES, PortOfSandbox
 from alcove.wire.ids import SandboxId
 
 ROUTER = Router("api.alcove.localhost", frozenset({"edge.lan"}))
@@ -63,8 +63,8 @@ def test_api_and_health() -> None:
 
 
 @given(
-    st.sampled_from(["init", "freeze", "memory", "forward", "upgrade"]),
-    st.lists(st.booleans(), min_size=7, max_size=7),
+    st.sampled_from(sorted(INTERNAL_ROUTES)),
+    st.lists(st.booleans(), min_size=9, max_size=9),
     st.integers(0, 4),
     st.sampled_from(["", "/", "/x", "?x", "%20", "%00", ";a", "/.", "/..", "%2f"]),
     st.sampled_from(["/", "//", "/./", "/x/../", "/%2e%2e/", "/%2f", "/%5c", "/a;b/"]),
