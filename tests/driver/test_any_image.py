@@ -201,3 +201,32 @@ def test_an_image_without_a_single_file(
     asyncio.run(scenario())
     # runsc needs a mount point; nothing that a guest writes gets here.
     assert [path.name for path in empty_root.rglob("*")] == [AGENT_MOUNT.strip("/")]
+
+
+def test_a_connection_open_at_a_snapshot_does_no_harm(
+    make_place: Callable[[], Place], empty_root: Path, agent: Path, tmp_path: Path
+) -> None:
+    """Such a connection once left the clone's agent spinning on an event of a closed socket."""
+
+    async def scenario() -> None:
+        image = rig.make_image(empty_root, agent)
+        driver, place, guest = await boot(make_place, image)
+        connection = await driver.dial(place, GUEST_PORT, 5)
+        with connection:
+            body = b'{"path":"/","depth":1}'
+            head = (
+                "POST /filesystem.Filesystem/ListDir HTTP/1.1\r\nhost: x\r\n"
+                f"content-type: application/json\r\nx-access-token: {TOKEN}\r\n"
+                f"content-length: {len(body)}\r\n\r\n"
+            )
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(connection, head.encode() + body)
+            assert (await loop.sock_recv(connection, 4096)).startswith(b"HTTP/1.1 200")
+            for number in range(3):
+                snapshot = tmp_path / f"snapshot{number}"
+                await driver.snapshot(place, snapshot)
+                clone = await restored(make_place, driver, image, snapshot)
+                assert await clone.write("root", "/here", b"alive") == 200
+        assert await guest.write("root", "/here", b"alive as well") == 200
+
+    asyncio.run(scenario())

@@ -122,6 +122,7 @@ def test_there_are_no_ipv6_addresses(resolver: Resolver, guest: Link) -> None:
 
 def test_a_subreaper_is_left_no_zombies(resolver: Resolver) -> None:
     pidfd.become_subreaper()
+    before = _zombies_of_ours()  # of other tests in this process
 
     async def restart() -> None:
         for _ in range(3):
@@ -129,7 +130,7 @@ def test_a_subreaper_is_left_no_zombies(resolver: Resolver) -> None:
             await resolver.start()
 
     asyncio.run(restart())
-    assert _zombies_of_ours() == []
+    assert set(_zombies_of_ours()) <= set(before)
 
 
 def test_a_new_node_adopts_it(resolver: Resolver, world: SmallInternet, upstream: Path) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import structlog
 
 from alcove.node import pidfd
 from alcove.node.cgroups import Cgroup, CgroupError, Limits
-from alcove.node.drivers import bundle, instance, link, manifest, runsc, urpc
+from alcove.node.drivers import bundle, checkpoint, instance, link, manifest, runsc, urpc
 from alcove.node.drivers.driver import (
     Capability,
     DriverError,
@@ -31,7 +30,6 @@ from alcove.node.drivers.driver import (
     NotRunningError,
     Place,
     PortClosedError,
-    SnapshotDamagedError,
 )
 from alcove.node.drivers.instance import Instance, Phase
 from alcove.node.drivers.runsc import OLDEST_VERSION, START_LIMIT_S, Runsc
@@ -43,9 +41,6 @@ _DIRECT_VERSIONS = frozenset({(20240729, 0)})
 """Versions whose control socket was read and tested; others are driven by the command line."""
 
 PIDS = 8192
-_SNAPSHOT_LIMIT_S = 300.0
-_SNAPSHOT_RETRIES_S = (0.5, 1.5, 4.0)
-_FILES = ("checkpoint.img", "pages_meta.img", "pages.img")
 _LONGEST_SOCKET_PATH = 107
 _DEFAULT_SLACK_NS = 50_000
 _QUIET_SLACK_NS = 40_000_000
@@ -121,9 +116,9 @@ class GvisorDriver:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
         with manifest.new_directory(into) as directory:
             if occupant.direct:
-                await self._checkpoint(place, directory)
+                await checkpoint.save(place, directory)
             else:
-                await self._runsc.checkpoint(place, directory)
+                await checkpoint.save_by_cli(self._runsc, place, directory)
             version = await self._runsc.version_text()
             await asyncio.to_thread(manifest.write, directory, self.name, version)
 
@@ -257,8 +252,8 @@ class GvisorDriver:
         device = await link.open_device(place.netns)
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, device.fd)
-            files = [] if snapshot is None else [snapshot / name for name in _FILES]
-            fds = [stack.enter_context(_open(file)) for file in files]
+            files = [] if snapshot is None else [snapshot / name for name in checkpoint.FILES]
+            fds = [stack.enter_context(checkpoint.opened(file)) for file in files]
             call = functools.partial(
                 urpc.call, runsc.control_socket(place), timeout_s=START_LIMIT_S
             )
@@ -285,36 +280,6 @@ class GvisorDriver:
             await self._runsc.restore(place, snapshot)
         _still_there(place, starting)
         instance.write(place.directory, replace(starting, phase=Phase.RUNNING))
-
-    async def _checkpoint(self, place: Place, directory: Path) -> None:
-        """Save over the control socket, where a failure leaves the sandbox running.
-
-        The sentry cannot save a connection that is just being opened to the outside (gVisor
-        20240729 fails with an encoding error); such a state passes, so it is tried again.
-        """
-        for delay_s in (*_SNAPSHOT_RETRIES_S, None):
-            try:
-                await self._checkpoint_once(place, directory)
-            except urpc.RemoteError as error:
-                if delay_s is None:
-                    raise DriverError(f"{place.name}: cannot be saved: {error}") from error
-                _log.info("gvisor.snapshot_retried", place=place.name, error=str(error)[:200])
-                await asyncio.sleep(delay_s)
-            except urpc.UrpcError as error:
-                raise DriverError(f"{place.name}: saving broke off: {error}") from error
-            else:
-                return
-
-    async def _checkpoint_once(self, place: Place, directory: Path) -> None:
-        with contextlib.ExitStack() as stack:
-            fds = [stack.enter_context(_open(directory / name, write=True)) for name in _FILES]
-            await urpc.call(
-                runsc.control_socket(place),
-                "containerManager.Checkpoint",
-                {"metadata": {"compression": "none"}, "have_pages_file": True, "Resume": True},
-                fds,
-                timeout_s=_SNAPSHOT_LIMIT_S,
-            )
 
 
 def _key(image: Image) -> str:
@@ -373,16 +338,3 @@ def _cause(place: Place, status: str | None) -> str:
     if Cgroup(place.cgroup).oom_kills() > 0:
         return "out of memory"
     return status or "unknown"
-
-
-@contextlib.contextmanager
-def _open(file: Path, *, write: bool = False) -> Iterator[int]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
-    try:
-        fd = os.open(file, flags | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError as error:
-        raise SnapshotDamagedError(f"{file}: is missing") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
