@@ -49,17 +49,16 @@ def at_rest(installation: Installation, count: int) -> list[Series]:
     from e2b import Sandbox
 
     ground = _ground(installation)
-    memory = Series("memory per idle sandbox", "MiB", note=f"MemAvailable over {count} sandboxes")
+    memory = Series("memory per idle sandbox", "MiB", note="of its control group, page cache too")
     cpu = Series("cpu of an idle sandbox", "% of a core", note=f"over {IDLE_S:g} s")
     late = Series(
         "lateness of a timer inside", "ms", note="sleep(0.8) in an otherwise idle sandbox"
     )
-    before = _available_mib()
     sandboxes = [Sandbox.create() for _ in range(count)]
     try:
         time.sleep(SETTLE_S)
-        memory.values.append((before - _available_mib()) / count)
         groups = [Cgroup(_place(installation, ground, s.sandbox_id).cgroup) for s in sandboxes]
+        memory.values += [group.usage().memory_used / 2**20 for group in groups]
         used = [group.usage().cpu_seconds for group in groups]
         time.sleep(IDLE_S)
         cpu.values += [
@@ -124,13 +123,6 @@ def _place(installation: Installation, ground: KernelGround, sandbox_id: str) ->
         (installation.data_dir / "sandboxes" / sandbox_id / "record.json").read_text()
     )
     return ground.place(record["slot"])
-
-
-def _available_mib() -> float:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable")
 
 
 def _busy_s() -> float:
