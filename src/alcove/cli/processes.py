@@ -5,6 +5,8 @@ import select
 import signal
 from dataclasses import dataclass
 
+from alcove.node.pidfd import start_time
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
@@ -15,16 +17,8 @@ class ProcessId:
 
 def identify(pid: int) -> ProcessId | None:
     """The process that has this pid now; None if there is none (a zombie counts as none)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - no Path needed for /proc
-            stat = file.read()
-    except OSError:
-        return None
-    # The second field is the name in parentheses and may hold anything.
-    after_name = stat[stat.rindex(b")") + 2 :].split()
-    if after_name[0] == b"Z":
-        return None
-    return ProcessId(pid, int(after_name[19]))
+    started_ticks = start_time(pid)
+    return None if started_ticks is None else ProcessId(pid, started_ticks)
 
 
 def is_alive(process: ProcessId) -> bool:

@@ -77,14 +77,6 @@ class RequestHead:
         values = [field.value for field in self.fields if field.name == name]
         return b", ".join(values).decode("latin-1") if values else None
 
-    @property
-    def has_body(self) -> bool:
-        return self.length != 0
-
-    @property
-    def expects_continue(self) -> bool:
-        return self.minor > 0 and (self.get(b"expect") or "").lower() == "100-continue"
-
     def without_upgrade(self) -> None:
         self.upgrade = None
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from alcove._version import __version__
 from alcove.node import apt_sources
+from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.recipes import Recipe
 from alcove.node.run import CommandError, follow, run
 
@@ -51,7 +52,7 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 _FILES = {
     "etc/hostname": "alcove\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-    "etc/resolv.conf": "nameserver 169.254.0.22\n",
+    "etc/resolv.conf": f"nameserver {GATEWAY_ADDRESS}\n",
 }
 _MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +66,3 @@ def expect(what: str, got: object, wanted: object) -> None:
     """Raise WrongAnswerError unless `got` is what was wanted."""
     if got != wanted:
         raise WrongAnswerError(f"{what}: got {got!r:.200}, wanted {wanted!r:.200}")
-
-
-def repeat(count: int, step: Callable[[], None]) -> None:
-    for _ in range(count):
-        step()

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alcove.node import egress
 from alcove.node.drivers.driver import Place
 
-GUEST_ADDRESS = "169.254.0.21"
+GUEST_ADDRESS = str(egress.GUEST_ADDRESS)
 GUEST_NETWORK = "169.254.0.20"
 GUEST_PREFIX = 30
-GATEWAY = "169.254.0.22"
+GATEWAY = str(egress.GATEWAY_ADDRESS)
 DEVICE = "eth0"
 
 _CLONE_NEWNET = 0x40000000
