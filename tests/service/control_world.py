@@ -25,7 +25,7 @@ from alcove.control.asgi import HeadLimitedProtocol
 from alcove.control.clock import MICROSECONDS
 from alcove.control.main import build_app
 from alcove.control.nodes.fake import FakeNode
-from alcove.control.sandboxes.service import no_checkpoint
+from alcove.control.sandboxes.context import no_checkpoint
 from alcove.control.settings import Settings
 from alcove.control.teams import store as team_store
 from alcove.control.teams.service import Caller, Teams

@@ -33,13 +33,16 @@ from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import internal_routes, observe_routes
 from alcove.control.sandboxes import routes as sandbox_routes
 from alcove.control.sandboxes import store as sandbox_store
+from alcove.control.sandboxes.context import Context, no_checkpoint
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.logs import SandboxLogs
+from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.plan import Limits
 from alcove.control.sandboxes.reconcile import SandboxReconciler
-from alcove.control.sandboxes.service import Sandboxes, no_checkpoint
+from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
+from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams import routes as team_routes
 from alcove.control.teams.auth import CallerOf, Cluster, cluster_key
 from alcove.control.teams.service import Teams
@@ -126,16 +129,19 @@ def _assemble(
         concurrent=settings.concurrent_sandboxes,
         start_timeout_s=settings.start_timeout_s,
     )
-    sandboxes = Sandboxes(
-        db,
-        nodes,
-        templates,
+    context = Context(
+        db=db,
+        nodes=nodes,
+        templates=templates,
+        snapshots=Snapshots(clock),
+        outcomes=Outcomes(db, clock),
+        limits=limits,
         token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
         domain=settings.domain,
-        limits=limits,
         clock=clock,
         checkpoint=checkpoint,
     )
+    sandboxes = Sandboxes(context)
     return Parts(
         db=db,
         nodes=nodes,

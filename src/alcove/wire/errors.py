@@ -83,6 +83,11 @@ class ErrorCode(StrEnum):
     NO_NODE = "sandbox_no_compatible_node"
     CREATE_FAILED = "sandbox_create_failed"
     PLACEMENT_TIMEOUT = "sandbox_placement_timeout"
+    GUEST_UNRESPONSIVE = "sandbox_snapshot_guest_agent_unresponsive"
+    SNAPSHOT_FAILED = "snapshot_failed"
+    SNAPSHOT_DAMAGED = "snapshot_damaged"
+    SNAPSHOT_INCOMPATIBLE = "snapshot_incompatible"
+    SNAPSHOT_IN_USE = "snapshot_in_use"
     NOT_AVAILABLE = "not_available"
     INTERNAL = "internal_server_error"
 

@@ -3,6 +3,7 @@
 sandbox   i + 20 of [a-z0-9]     also read as "<id>-<client id>" (contract e2b 2.2)
 template  20 of [a-z0-9]
 build     UUID
+snapshot  UUID                also the id of the template build that shows it
 team      UUID
 slot      small integer, one per prepared place on a node
 """
@@ -16,6 +17,7 @@ from typing import NewType
 SandboxId = NewType("SandboxId", str)
 TemplateId = NewType("TemplateId", str)
 BuildId = NewType("BuildId", str)
+SnapshotId = NewType("SnapshotId", str)
 TeamId = NewType("TeamId", str)
 NodeId = NewType("NodeId", str)
 
@@ -41,6 +43,10 @@ def new_template_id() -> TemplateId:
 
 def new_build_id() -> BuildId:
     return BuildId(str(uuid.uuid4()))
+
+
+def new_snapshot_id() -> SnapshotId:
+    return SnapshotId(str(uuid.uuid4()))
 
 
 def new_team_id() -> TeamId:

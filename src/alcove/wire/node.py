@@ -9,6 +9,10 @@
     GET    /v1/sandboxes/{id}/usage                            SandboxUsage | 404
     GET    /v1/sandboxes/usage                                 {"usage": {id: SandboxUsage}}
     GET    /v1/sandboxes/{id}/logs?after=                      {"entries": [LogEntry]}
+    POST   /v1/sandboxes/{id}/snapshots  SnapshotSpec          SnapshotReport  save; repeatable
+    GET    /v1/snapshots                                       {"snapshots": [SnapshotReport]}
+    GET    /v1/snapshots/{id}                                  SnapshotReport | 404
+    DELETE /v1/snapshots/{id}                                  204             repeatable
     PUT    /v1/images/{build_id}       ImageSpec               ImageReport     build; repeatable
     GET    /v1/images/{build_id}                               ImageReport | 404
     GET    /v1/images                                          {"images": [ImageReport]}
@@ -30,8 +34,8 @@ seconds since the epoch (float), sizes MiB or bytes as the name says.
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from alcove.wire.ids import BuildId, NodeId, SandboxId, TemplateId
-from alcove.wire.states import BuildState, NodeSandboxState, StopReason
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TemplateId
+from alcove.wire.states import BuildState, IdleTier, NodeSandboxState, StopReason
 
 AGENT_VERSION = "0.6.13"
 """The version of E2B's in-sandbox agent whose behaviour ours has; clients gate features on it."""
@@ -71,6 +75,16 @@ class SandboxSpec(_Message):
     disk_mib: int
     env_vars: dict[str, str] = field(default_factory=dict)
     internet: bool = True
+    snapshot_id: str = ""
+    """Snapshot to start from; empty: the snapshot of the build."""
+    reboot: bool = False
+    """Keep the disk and nothing else: what the snapshot ran is ended, the start command runs."""
+    boots: int = 0
+    """How often it was rebooted: part of the boot id that programs inside see."""
+    idle_after_s: float = 0.0
+    """Say "sandbox.idle" after so long without activity; 0: never."""
+    freeze_after_s: float = 0.0
+    """Freeze it after so long without activity; 0: never, its timers must go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,14 @@ class SandboxReport(_Message):
     detail: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
     """How long each step of the start took."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What was made its own after the restore: {"hostname": true, ...} (guest/init.py)."""
+    tier: IdleTier = IdleTier.ACTIVE
+    tier_reason: str = ""
+    """Why it is in this tier, for people: "no traffic for 3 s"."""
+    tier_since: float | None = None
+    active_at: float | None = None
+    """When anything was last going on: traffic, processor, disk or network."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -98,8 +120,50 @@ class SandboxReport(_Message):
             | {
                 "state": NodeSandboxState(data["state"]),
                 "stop_reason": None if reason is None else StopReason(reason),
+                "tier": IdleTier(data.get("tier", IdleTier.ACTIVE)),
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSpec(_Message):
+    """A snapshot to take of a running sandbox. Its id is chosen by control: a repeat finds it."""
+
+    snapshot_id: SnapshotId
+    sandbox_id: SandboxId
+    generation: int
+    memory: bool = True
+    """False: the disk only; everything that runs inside is ended first."""
+    stop: bool = False
+    """Stop the sandbox (reason "paused") in the same moment; otherwise it goes on."""
+    require_healthy: bool = False
+    """Refuse when the agent inside does not answer, rather than save what may be stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport(_Message):
+    """A complete snapshot on a node; there is no report of an incomplete one."""
+
+    snapshot_id: SnapshotId
+    sandbox_id: SandboxId
+    generation: int
+    template_id: TemplateId
+    build_id: BuildId
+    """The build whose root file system it stands on."""
+    memory: bool
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+    driver: str
+    """Name and version of what wrote it: "gvisor release-20240729.0"."""
+    agent_version: str
+    size_bytes: int
+    created_at: float
+    unresponsive: bool = False
+    """The agent did not answer when it was taken."""
+    restorable: bool = True
+    """False: of another driver version than the node's."""
+    timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +261,7 @@ class NodeEvent(_Message):
 
     kind: "hello" (first line of every stream; detail is the node's boot id),
     "sandbox.running", "sandbox.stopped", "sandbox.process_ended" (the memory guard ended one),
+    "sandbox.idle" (detail: for how many seconds; once per idle time),
     "image.ready", "image.failed".
     """
 

@@ -24,8 +24,28 @@ class NodeSandboxState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    SAVING = "saving"
+    """A snapshot is being taken; nothing reaches the guest meanwhile."""
     STOPPING = "stopping"
     STOPPED = "stopped"
+
+
+class IdleTier(StrEnum):
+    """How much a running sandbox costs while nobody needs it (docs/reference/idle.md)."""
+
+    ACTIVE = "active"
+    QUIET = "quiet"
+    """Timers come up to 40 ms late."""
+    FROZEN = "frozen"
+    """Nothing runs until traffic comes; only where the sandbox's policy allows it."""
+
+
+class PauseReason(StrEnum):
+    """Why a sandbox was paused."""
+
+    REQUESTED = "requested"
+    TIMEOUT = "timeout"
+    IDLE = "idle"
 
 
 class StopReason(StrEnum):
@@ -33,6 +53,9 @@ class StopReason(StrEnum):
 
     KILLED = "killed"
     TIMEOUT = "timeout"
+    IDLE = "idle"
+    PAUSED = "paused"
+    """Its state was saved; only a node says this, and it is no end."""
     EXITED = "exited"
     OUT_OF_MEMORY = "out_of_memory"
     START_FAILED = "start_failed"

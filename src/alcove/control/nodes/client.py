@@ -5,6 +5,9 @@ NodeError
 ├── NodeTimeoutError       no answer in time; the outcome is unknown
 ├── NodeFullError          it has no room; nothing was done
 ├── NodeImageError         it cannot start this build: lost, or made for another driver version
+├── NodeSnapshotError      it cannot start this snapshot: lost, damaged or of another driver version
+├── NodeGuestError         the agent inside the sandbox does not answer; nothing was done
+├── NodeNotSavedError      the snapshot could not be taken; the sandbox runs on
 └── NodeRefusedError       it answered with another error
 """
 
@@ -15,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import httpx
 
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import BuildId, SandboxId
+from alcove.wire.ids import BuildId, SandboxId, SnapshotId
 from alcove.wire.node import (
     ImageReport,
     ImageSpec,
@@ -25,6 +28,8 @@ from alcove.wire.node import (
     SandboxReport,
     SandboxSpec,
     SandboxUsage,
+    SnapshotReport,
+    SnapshotSpec,
 )
 from alcove.wire.states import StopReason
 
@@ -51,6 +56,21 @@ class NodeImageError(NodeError):
     pass
 
 
+class NodeSnapshotError(NodeError):
+    def __init__(self, text: str, code: ErrorCode = ErrorCode.SNAPSHOT_DAMAGED) -> None:
+        """`code` says which of the three: NOT_FOUND, SNAPSHOT_DAMAGED, SNAPSHOT_INCOMPATIBLE."""
+        super().__init__(text)
+        self.code = code
+
+
+class NodeGuestError(NodeError):
+    pass
+
+
+class NodeNotSavedError(NodeError):
+    pass
+
+
 class NodeRefusedError(NodeError):
     pass
 
@@ -62,6 +82,10 @@ class NodeClient(Protocol):
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None: ...
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None: ...
     async def list_all(self) -> list[SandboxReport]: ...
+    async def save(self, spec: SnapshotSpec) -> SnapshotReport: ...
+    async def snapshots(self) -> list[SnapshotReport]: ...
+    async def snapshot(self, snapshot_id: SnapshotId) -> SnapshotReport | None: ...
+    async def delete_snapshot(self, snapshot_id: SnapshotId) -> None: ...
     async def usage(self) -> dict[SandboxId, SandboxUsage]: ...
     async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]: ...
     async def build(self, spec: ImageSpec) -> ImageReport: ...
@@ -78,6 +102,8 @@ class NodeClient(Protocol):
 
 _CALL_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 30.0
+_SAVE_TIMEOUT_S = 360.0
+"""A sandbox with gigabytes of memory on a slow disk; what takes longer has failed."""
 _CONNECT_TIMEOUT_S = 2.0
 _STREAM_SILENCE_S = 3600.0
 _MAX_EVENT_BYTES = 64 * 1024
@@ -113,6 +139,22 @@ class HttpNode:
     async def list_all(self) -> list[SandboxReport]:
         answer = await self._call("GET", "/v1/sandboxes")
         return _read(_sandboxes, answer)
+
+    async def save(self, spec: SnapshotSpec) -> SnapshotReport:
+        path = f"/v1/sandboxes/{spec.sandbox_id}/snapshots"
+        answer = await self._call("POST", path, spec.to_json(), timeout_s=_SAVE_TIMEOUT_S)
+        return _read(SnapshotReport.from_json, answer)
+
+    async def snapshots(self) -> list[SnapshotReport]:
+        return _read(_snapshots, await self._call("GET", "/v1/snapshots"))
+
+    async def snapshot(self, snapshot_id: SnapshotId) -> SnapshotReport | None:
+        answer = await self._call("GET", f"/v1/snapshots/{snapshot_id}", missing_ok=True)
+        return None if answer is None else _read(SnapshotReport.from_json, answer)
+
+    async def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
+        path = f"/v1/snapshots/{snapshot_id}"
+        await self._call("DELETE", path, timeout_s=_STOP_TIMEOUT_S, missing_ok=True)
 
     async def usage(self) -> dict[SandboxId, SandboxUsage]:
         answer = await self._call("GET", "/v1/sandboxes/usage")
@@ -194,6 +236,10 @@ def _sandboxes(answer: Any) -> list[SandboxReport]:
     return [SandboxReport.from_json(entry) for entry in answer["sandboxes"]]
 
 
+def _snapshots(answer: Any) -> list[SnapshotReport]:
+    return [SnapshotReport.from_json(entry) for entry in answer["snapshots"]]
+
+
 def _usage(answer: Any) -> dict[SandboxId, SandboxUsage]:
     entries = answer["usage"].items()
     return {SandboxId(key): SandboxUsage.from_json(value) for key, value in entries}
@@ -203,13 +249,26 @@ def _entries(answer: Any) -> list[LogEntry]:
     return [] if answer is None else [LogEntry.from_json(entry) for entry in answer["entries"]]
 
 
+_SNAPSHOT_ERRORS = {
+    code.value: code for code in (ErrorCode.SNAPSHOT_DAMAGED, ErrorCode.SNAPSHOT_INCOMPATIBLE)
+}
+
+
 def _refusal(call: str, response: httpx.Response) -> NodeError:
     text = f"{call}: status {response.status_code}: {response.text[:500]}"
     match response.status_code, _error_code(response):
+        case _, ErrorCode.GUEST_UNRESPONSIVE:
+            return NodeGuestError(text)
+        case _, ErrorCode.SNAPSHOT_FAILED:
+            return NodeNotSavedError(text)
+        case _, code if code in _SNAPSHOT_ERRORS:
+            return NodeSnapshotError(text, _SNAPSHOT_ERRORS[code])
         case 503, _:
             return NodeFullError(text)
         case 409, ErrorCode.TEMPLATE_NOT_READY:
             return NodeImageError(text)
+        case 404, ErrorCode.NOT_FOUND:
+            return NodeSnapshotError(text, ErrorCode.NOT_FOUND)
         case _:
             return NodeRefusedError(text)
 

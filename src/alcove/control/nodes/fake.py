@@ -13,10 +13,13 @@ from alcove.control.nodes.client import (
     NodeError,
     NodeImageError,
     NodeRefusedError,
+    NodeSnapshotError,
     NodeUnreachableError,
 )
-from alcove.wire.ids import BuildId, NodeId, SandboxId
+from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId
 from alcove.wire.node import (
+    AGENT_VERSION,
     ImageReport,
     ImageSpec,
     LogEntry,
@@ -25,6 +28,8 @@ from alcove.wire.node import (
     SandboxReport,
     SandboxSpec,
     SandboxUsage,
+    SnapshotReport,
+    SnapshotSpec,
 )
 from alcove.wire.states import BuildState, NodeSandboxState, StopReason
 
@@ -38,6 +43,7 @@ class FakeNode:
         self.sandboxes: dict[SandboxId, SandboxReport] = {}
         self.specs: dict[SandboxId, SandboxSpec] = {}
         self.images: dict[BuildId, ImageReport] = {}
+        self.saved: dict[SnapshotId, SnapshotReport] = {}
         self.memory_mib = self.memory_free_mib = 1024 * 1024
         self.boot_id = 1
         self.reachable = True
@@ -57,9 +63,7 @@ class FakeNode:
             raise NodeRefusedError(f"{spec.sandbox_id}: generation {spec.generation} is over")
         if known is not None and known.generation == spec.generation:
             return known
-        image = self.images.get(spec.build_id)
-        if image is None or image.state is not BuildState.READY or not image.restorable:
-            raise NodeImageError(f"build {spec.build_id} cannot be started here")
+        self._check_source(spec)
         report = SandboxReport(
             sandbox_id=spec.sandbox_id,
             generation=spec.generation,
@@ -76,6 +80,32 @@ class FakeNode:
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         await self._enter("stop")
         self.end(sandbox_id, reason)
+
+    async def save(self, spec: SnapshotSpec) -> SnapshotReport:
+        await self._enter("save")
+        if (saved := self.saved.get(spec.snapshot_id)) is None:
+            report = self.sandboxes.get(spec.sandbox_id)
+            if report is None or report.state is not NodeSandboxState.RUNNING:
+                raise NodeRefusedError(f"{spec.sandbox_id} does not run here")
+            if report.generation != spec.generation:
+                raise NodeRefusedError(f"{spec.sandbox_id}: generation {spec.generation} is over")
+            saved = self._saved(spec)
+            self.saved[spec.snapshot_id] = saved
+        if spec.stop:
+            self.end(spec.sandbox_id, StopReason.PAUSED)
+        return saved
+
+    async def snapshots(self) -> list[SnapshotReport]:
+        await self._enter("snapshots")
+        return list(self.saved.values())
+
+    async def snapshot(self, snapshot_id: SnapshotId) -> SnapshotReport | None:
+        await self._enter("snapshot")
+        return self.saved.get(snapshot_id)
+
+    async def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
+        await self._enter("delete_snapshot")
+        self.saved.pop(snapshot_id, None)
 
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
         await self._enter("find")
@@ -207,6 +237,41 @@ class FakeNode:
         """End all event streams, as a node that dies does."""
         for inbox in self._listeners:
             inbox.put_nowait(None)
+
+    def _check_source(self, spec: SandboxSpec) -> None:
+        if spec.snapshot_id:
+            saved = self.saved.get(SnapshotId(spec.snapshot_id))
+            if saved is None:
+                raise NodeSnapshotError(
+                    f"snapshot {spec.snapshot_id} is not here", ErrorCode.NOT_FOUND
+                )
+            if not saved.restorable:
+                raise NodeSnapshotError(
+                    f"snapshot {spec.snapshot_id} is of another driver",
+                    ErrorCode.SNAPSHOT_INCOMPATIBLE,
+                )
+            return
+        image = self.images.get(spec.build_id)
+        if image is None or image.state is not BuildState.READY or not image.restorable:
+            raise NodeImageError(f"build {spec.build_id} cannot be started here")
+
+    def _saved(self, spec: SnapshotSpec) -> SnapshotReport:
+        of = self.specs[spec.sandbox_id]
+        return SnapshotReport(
+            snapshot_id=spec.snapshot_id,
+            sandbox_id=spec.sandbox_id,
+            generation=spec.generation,
+            template_id=of.template_id,
+            build_id=of.build_id,
+            memory=spec.memory,
+            vcpu_count=of.vcpu_count,
+            memory_mib=of.memory_mib,
+            disk_mib=of.disk_mib,
+            driver="fake 1",
+            agent_version=AGENT_VERSION,
+            size_bytes=(16 if spec.memory else 1) * _MIB,
+            created_at=time(),
+        )
 
     async def _enter(self, method: str) -> None:
         self.calls[method] = self.calls.get(method, 0) + 1

@@ -15,7 +15,7 @@ from alcove.control.clock import now_us, rfc3339
 from alcove.control.db import Database
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
-from alcove.control.sandboxes import plan, store
+from alcove.control.sandboxes import marks, plan
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.templates import store as template_store
@@ -37,7 +37,7 @@ class Outcomes:
         now = self._clock()
         end_at = now + timeout_us
         async with self._db.transaction() as tx:
-            if not await store.mark_running(tx, sandbox, started_at=now, end_at=end_at):
+            if not await marks.mark_running(tx, sandbox, started_at=now, end_at=end_at):
                 return None
             await usage.open_entry(tx, plan.usage_entry(sandbox, now))
             await template_store.note_spawn(tx, sandbox.template_id, now)
@@ -54,7 +54,7 @@ class Outcomes:
         """Write down that a start failed."""
         now = self._clock()
         async with self._db.transaction() as tx:
-            if not await store.mark_failed(tx, sandbox, at=now):
+            if not await marks.mark_failed(tx, sandbox, at=now):
                 return False
             data = {"reason": StopReason.START_FAILED.value}
             await events.record(
@@ -68,7 +68,7 @@ class Outcomes:
         """Write down that sandboxes are gone and close their usage; False if all of it was done."""
         now = self._clock()
         async with self._db.transaction() as tx:
-            ended = await store.mark_stopped(tx, gone, reason, at=now)
+            ended = await marks.mark_stopped(tx, gone, reason, at=now)
             if not ended:
                 return False
             await usage.close_entries(tx, [(entry.id, entry.generation) for entry in ended], now)

@@ -1,6 +1,7 @@
 """What a sandbox shall be: the checked request, the record made from it, what its owner gets."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from alcove.control.clock import MICROSECONDS
 from alcove.control.errors import (
@@ -17,12 +18,12 @@ from alcove.control.nodes.client import (
     NodeUnreachableError,
 )
 from alcove.control.sandboxes.network import Network
-from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.states import IdleAction, State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.templates.service import Resolved, TemplateNotReadyError
 from alcove.control.usage import store as usage
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import NodeId, SandboxId, TeamId, new_sandbox_id
+from alcove.wire.ids import NodeId, SandboxId, SnapshotId, TeamId, new_sandbox_id
 
 _TEN_YEARS_HOURS = 87600
 _START_MARGIN_US = 30 * MICROSECONDS
@@ -49,6 +50,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What becomes of a sandbox whose time is over, or that nobody needs for a while."""
+
+    auto_pause: bool = False
+    auto_pause_memory: bool = True
+    auto_resume: bool = False
+    idle_after_s: int | None = None
+    idle_action: IdleAction | None = None
+    freeze_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A sandbox as a client asked for it, checked."""
 
@@ -58,6 +71,7 @@ class Wanted:
     allow_internet: bool | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
+    lifecycle: Lifecycle = Lifecycle()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +107,9 @@ def sandbox(
     keyed: bool,
 ) -> Sandbox:
     build = template.build
+    sandbox_id = new_sandbox_id()
     return Sandbox(
-        id=new_sandbox_id(),
+        id=sandbox_id,
         generation=1,
         state=State.STARTING,
         team_id=team_id,
@@ -110,14 +125,35 @@ def sandbox(
         started_at=now,
         end_at=now + wanted.timeout_s * MICROSECONDS,
         start_deadline=start_deadline,
-        stopped_at=None,
-        stop_reason=None,
         metadata=wanted.metadata,
         network=wanted.network.given,
         allow_internet=wanted.allow_internet,
         public_traffic=wanted.network.public_traffic,
         keyed=keyed,
+        timeout_s=wanted.timeout_s,
+        **asdict(wanted.lifecycle),
+        **_first_life(sandbox_id, build.snapshot_id),
     )
+
+
+def _first_life(sandbox_id: SandboxId, snapshot_id: SnapshotId | None) -> dict[str, Any]:
+    """The fields of a root of the tree of sandboxes that has not been paused or stopped yet."""
+    return {
+        "root_id": sandbox_id,
+        "parent_id": None,
+        "origin_snapshot_id": snapshot_id,
+        "depth": 0,
+        "stopped_at": None,
+        "stop_reason": None,
+        "snapshot_id": snapshot_id,
+        "saving_id": None,
+        "paused_at": None,
+        "pause_reason": None,
+        "pause_memory": True,
+        "unresponsive": False,
+        "boots": 0,
+        "changes": {},
+    }
 
 
 def usage_entry(made: Sandbox, now: int) -> usage.Entry:

@@ -20,7 +20,7 @@ from alcove.control.errors import ControlError
 from alcove.control.events import store as events
 from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.control.nodes.service import Node, Nodes
-from alcove.control.sandboxes import history, idempotency, store
+from alcove.control.sandboxes import history, idempotency, marks, store
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import ALIVE, State
 from alcove.control.sandboxes.store import Sandbox
@@ -90,7 +90,7 @@ class SandboxReconciler:
         """Forget what is older than anybody may ask for. Usage is kept: bills are made from it."""
         now = self._clock()
         for purge, before in (
-            (store.purge, now - _KEEP_STOPPED_US),
+            (marks.purge, now - _KEEP_STOPPED_US),
             (events.purge, now - self._keep_events_us),
         ):
             gone = _PURGE_BATCH
@@ -105,7 +105,7 @@ class SandboxReconciler:
     async def forget_starts(self) -> None:
         """After a restart of the only control: nobody is left to finish the starts in progress."""
         async with self._db.transaction() as tx:
-            await store.expedite_starts(tx, self._clock())
+            await marks.expedite_starts(tx, self._clock())
 
     async def _reconcile(self, node: Node) -> None:
         async with self._db.reading() as tx:

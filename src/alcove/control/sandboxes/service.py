@@ -6,85 +6,54 @@ What a crash leaves between any two of these, reconcile.py finishes.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import structlog
 
-from alcove.concurrency import shielded
 from alcove.control import metrics
-from alcove.control.clock import MICROSECONDS, now_us, rfc3339
-from alcove.control.db import Database, Tx
+from alcove.control.clock import MICROSECONDS, rfc3339
+from alcove.control.db import Tx
 from alcove.control.errors import (
     RETRY_SOON,
     ConflictError,
-    ControlError,
     CreateFailedError,
     IdempotencyMismatchError,
     InvalidRequestError,
     LimitReachedError,
-    NotFoundError,
     UnavailableError,
 )
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
-from alcove.control.nodes.service import Nodes
-from alcove.control.sandboxes import idempotency, plan, store
+from alcove.control.sandboxes import idempotency, marks, plan, store
+from alcove.control.sandboxes.context import Context, no_such_sandbox, to_its_end
 from alcove.control.sandboxes.idempotency import Idempotency
-from alcove.control.sandboxes.outcomes import Outcomes
-from alcove.control.sandboxes.plan import Created, Limits, Routed, Wanted
+from alcove.control.sandboxes.plan import Created, Routed, Wanted
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Filter, Sandbox
 from alcove.control.teams import store as teams
 from alcove.control.teams.service import Caller
-from alcove.control.templates.service import TemplateNotReadyError, Templates
+from alcove.control.templates.service import TemplateNotReadyError
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId, TemplateId
-from alcove.wire.node import SandboxSpec
 from alcove.wire.states import StopReason
 from alcove.wire.tokens import access_token, traffic_token
 
 _log = structlog.get_logger()
-_T = TypeVar("_T")
 
 MIN_REFRESH_S = 15
 
 
-async def no_checkpoint(_name: str) -> None:
-    pass
-
-
 class Sandboxes:
-    def __init__(
-        self,
-        db: Database,
-        nodes: Nodes,
-        templates: Templates,
-        *,
-        token_seed: bytes,
-        domain: str,
-        limits: Limits,
-        clock: Callable[[], int] = now_us,
-        checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint,
-    ) -> None:
-        """`checkpoint` is awaited between the steps of a change; crash tests die in it."""
-        self._db = db
-        self._nodes = nodes
-        self._templates = templates
-        self._token_seed = token_seed
-        self._domain = domain
-        self._limits = limits
-        self._clock = clock
-        self._checkpoint = checkpoint
-        self.outcomes = Outcomes(db, clock)
+    def __init__(self, context: Context) -> None:
+        self._in = context
+        self.outcomes = context.outcomes
 
     async def create(
         self, caller: Caller, wanted: Wanted, key: Idempotency | None = None
     ) -> Created:
         """Start a sandbox and return once it answers. Finishes although the caller goes away."""
-        return await _to_its_end(self._create(caller, wanted, key), name="sandbox.create")
+        return await to_its_end(self._create(caller, wanted, key), name="sandbox.create")
 
     async def _create(self, caller: Caller, wanted: Wanted, key: Idempotency | None) -> Created:
         self._check_timeout(wanted.timeout_s)
@@ -92,31 +61,33 @@ class Sandboxes:
         try:
             planned = await self._intend(caller, wanted, key)
         except TemplateNotReadyError as error:
-            raise await self._templates.explain(error) from error
+            raise await self._in.templates.explain(error) from error
         if isinstance(planned, Created):
             return planned
         sandbox = planned
-        await self._checkpoint("intent written")
+        await self._in.checkpoint("intent written")
         asked = time.perf_counter()
 
         try:
-            await self._nodes.client(sandbox.node_id).start(self._spec(sandbox, wanted))
+            await self._in.nodes.client(sandbox.node_id).start(
+                self._in.spec(sandbox, wanted.env_vars, internet=wanted.network.internet)
+            )
         except NodeError as error:
             await self.give_up(sandbox, str(error))
             raise plan.start_error(error, wanted.template) from error
-        await self._checkpoint("node started")
+        await self._in.checkpoint("node started")
         answered = time.perf_counter()
 
         running = await self.outcomes.started(sandbox, timeout_us=wanted.timeout_s * MICROSECONDS)
-        await self._checkpoint("result written")
+        await self._in.checkpoint("result written")
         if running is None:
             running = await self._decided_meanwhile(sandbox)
         _measure(intent=asked - begun, node=answered - asked, result=time.perf_counter() - answered)
-        return self._created(running)
+        return self._in.created(running)
 
     async def _decided_meanwhile(self, sandbox: Sandbox) -> Sandbox:
         """The reconcile step thought this start interrupted; what it wrote down counts."""
-        async with self._db.reading() as tx:
+        async with self._in.db.reading() as tx:
             current = await store.find(tx, sandbox.id)
         if current is not None and current.state is State.RUNNING:
             return current
@@ -127,7 +98,7 @@ class Sandboxes:
         self, caller: Caller, wanted: Wanted, key: Idempotency | None
     ) -> Sandbox | Created:
         """Commit the intent; or return what an earlier request with the same key made."""
-        async with self._db.transaction() as tx:
+        async with self._in.db.transaction() as tx:
             # What the team has, and which keys it used, is looked at by one create at a time.
             await teams.lock_team(tx, caller.team_id)
             if key is not None and (earlier := await self._replay(tx, caller, key)) is not None:
@@ -135,35 +106,36 @@ class Sandboxes:
             return await self._plan(tx, caller, wanted, key)
 
     async def get(self, caller: Caller, sandbox_id: SandboxId) -> Created:
-        async with self._db.reading() as tx:
-            return self._created(await self._visible(tx, caller, sandbox_id))
+        async with self._in.db.reading() as tx:
+            return self._in.created(await self._visible(tx, caller, sandbox_id))
 
     async def page(
         self, wanted: Filter, *, after: tuple[int, str] | None, limit: int
     ) -> tuple[list[Sandbox], int]:
         """A page, and how many there are in all."""
-        now = self._clock()
-        async with self._db.reading() as tx:
+        now = self._in.clock()
+        async with self._in.db.reading() as tx:
             found = await store.page(tx, wanted, now=now, after=after, limit=limit)
             return found, await store.count(tx, wanted, now=now)
 
     async def template_ids(self, caller: Caller, name: str) -> list[TemplateId]:
-        async with self._db.reading() as tx:
-            return await self._templates.find_ids(tx, caller, name)
+        async with self._in.db.reading() as tx:
+            return await self._in.templates.find_ids(tx, caller, name)
 
     async def route(self, sandbox_id: SandboxId) -> Routed | None:
         """How the edge reaches a sandbox; None when it does not run."""
-        async with self._db.reading() as tx:
-            route = await store.find_route(tx, sandbox_id, self._clock())
-        ingress = None if route is None else self._nodes.ingress(route.node_id)
+        async with self._in.db.reading() as tx:
+            route = await store.find_route(tx, sandbox_id, self._in.clock())
+        ingress = None if route is None else self._in.nodes.ingress(route.node_id)
         if route is None or ingress is None:
             return None
+        seed = self._in.token_seed
         return Routed(
             sandbox_id=sandbox_id,
             generation=route.generation,
             node_ingress=ingress,
-            access_token=access_token(self._token_seed, sandbox_id),
-            traffic_token=self._traffic_token(sandbox_id, public=route.public_traffic),
+            access_token=access_token(seed, sandbox_id),
+            traffic_token=None if route.public_traffic else traffic_token(seed, sandbox_id),
             mask_request_host=route.network.get("maskRequestHost"),
         )
 
@@ -175,7 +147,7 @@ class Sandboxes:
             raise InvalidRequestError("Timeout must not be negative")
         self._check_length(timeout_s)
         sandbox = await self._move_end(caller, sandbox_id, timeout_s, only_extend=True)
-        return self._created(sandbox), False
+        return self._in.created(sandbox), False
 
     async def set_timeout(self, caller: Caller, sandbox_id: SandboxId, timeout_s: int) -> None:
         """End the sandbox `timeout_s` from now, sooner or later than planned; 0 ends it at once."""
@@ -187,27 +159,27 @@ class Sandboxes:
 
     async def kill(self, caller: Caller, sandbox_id: SandboxId) -> None:
         """End a sandbox. Returns once it is gone; several callers may kill the same one."""
-        async with self._db.transaction() as tx:
-            sandbox = await store.mark_stopping(
+        async with self._in.db.transaction() as tx:
+            sandbox = await marks.mark_stopping(
                 tx, sandbox_id, StopReason.KILLED, team_id=caller.team_id
             )
         if sandbox is None:
-            raise _no_such_sandbox(sandbox_id)
-        await self._checkpoint("stop intent written")
-        await _to_its_end(self.resume_stop(sandbox), name="sandbox.kill")
+            raise no_such_sandbox(sandbox_id)
+        await self._in.checkpoint("stop intent written")
+        await to_its_end(self.resume_stop(sandbox), name="sandbox.kill")
 
     async def abandon(self, sandbox: Sandbox) -> None:
         """End a sandbox whose maker went away before learning its id."""
-        async with self._db.transaction() as tx:
-            stopping = await store.mark_stopping(tx, sandbox.id, StopReason.KILLED)
+        async with self._in.db.transaction() as tx:
+            stopping = await marks.mark_stopping(tx, sandbox.id, StopReason.KILLED)
         if stopping is not None:
             await self.resume_stop(stopping)
 
     async def expire(self, limit: int) -> list[Sandbox]:
         """Write down that sandboxes whose time is over shall end: at most `limit`, for `end`."""
-        async with self._db.transaction() as tx:
-            stopping = await store.mark_expired(tx, now=self._clock(), limit=limit)
-        await self._checkpoint("stop intent written")
+        async with self._in.db.transaction() as tx:
+            stopping = await marks.mark_expired(tx, now=self._in.clock(), limit=limit)
+        await self._in.checkpoint("stop intent written")
         return stopping
 
     async def end(self, expired: list[Sandbox]) -> None:
@@ -221,7 +193,7 @@ class Sandboxes:
         async with asyncio.TaskGroup() as group:
             for sandbox in expired:
                 group.create_task(stop(sandbox))
-        await self._checkpoint("node stopped")
+        await self._in.checkpoint("node stopped")
         if gone:
             await self.outcomes.stopped(*gone, reason=StopReason.TIMEOUT)
 
@@ -232,7 +204,7 @@ class Sandboxes:
 
     async def _replay(self, tx: Tx, caller: Caller, key: Idempotency) -> Created | None:
         """The answer an earlier request with this key got, or None if there was none."""
-        used = await idempotency.find(tx, caller.team_id, key.key, self._clock())
+        used = await idempotency.find(tx, caller.team_id, key.key, self._in.clock())
         if used is None:
             return None
         if used.body_hash != key.body_hash:
@@ -248,23 +220,23 @@ class Sandboxes:
                 error_code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
                 headers=RETRY_SOON,
             )
-        return self._created(sandbox)
+        return self._in.created(sandbox)
 
     async def _plan(
         self, tx: Tx, caller: Caller, wanted: Wanted, key: Idempotency | None
     ) -> Sandbox:
         """Check that the sandbox may and can be made, and write down that it shall be."""
-        template = await self._templates.resolve(tx, caller, wanted.template)
+        template = await self._in.templates.resolve(tx, caller, wanted.template)
         await self._check_limit(tx, caller)
-        node_id = self._nodes.choose(template.build.memory_mib, template.build.disk_mib)
-        now = self._clock()
+        node_id = self._in.nodes.choose(template.build.memory_mib, template.build.disk_mib)
+        now = self._in.clock()
         sandbox = plan.sandbox(
             caller.team_id,
             template,
             wanted,
             node_id=node_id,
             now=now,
-            start_deadline=self._limits.start_deadline(now),
+            start_deadline=self._in.limits.start_deadline(now),
             keyed=key is not None,
         )
         await store.insert_sandbox(tx, sandbox)
@@ -275,7 +247,7 @@ class Sandboxes:
     async def _check_limit(self, tx: Tx, caller: Caller) -> None:
         limit = caller.team.concurrent_sandboxes
         if limit is None:
-            limit = self._limits.concurrent
+            limit = self._in.limits.concurrent
         if await store.count_alive(tx, caller.team_id) >= limit:
             raise LimitReachedError(
                 f"Your team may have {limit} sandboxes at once and has them; end one first"
@@ -287,13 +259,15 @@ class Sandboxes:
         self._check_length(timeout_s)
 
     def _check_length(self, timeout_s: int) -> None:
-        if timeout_s * MICROSECONDS > self._limits.max_life_us:
-            raise InvalidRequestError(f"Timeout cannot be greater than {self._limits.hours} hours")
+        if timeout_s * MICROSECONDS > self._in.limits.max_life_us:
+            raise InvalidRequestError(
+                f"Timeout cannot be greater than {self._in.limits.hours} hours"
+            )
 
     async def _visible(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
-        sandbox = await store.find_visible(tx, caller.team_id, sandbox_id, self._clock())
+        sandbox = await store.find_visible(tx, caller.team_id, sandbox_id, self._in.clock())
         if sandbox is None:
-            raise _no_such_sandbox(sandbox_id)
+            raise no_such_sandbox(sandbox_id)
         return sandbox
 
     async def _refuse_ending(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> None:
@@ -304,12 +278,12 @@ class Sandboxes:
     async def _move_end(
         self, caller: Caller, sandbox_id: SandboxId, timeout_s: int, *, only_extend: bool
     ) -> Sandbox:
-        async with self._db.transaction() as tx:
+        async with self._in.db.transaction() as tx:
             await self._refuse_ending(tx, caller, sandbox_id)
             sandbox = await self._visible(tx, caller, sandbox_id)
-            now = self._clock()
-            latest = sandbox.started_at + self._limits.max_life_us
-            end_at = await store.change_end(
+            now = self._in.clock()
+            latest = sandbox.started_at + self._in.limits.max_life_us
+            end_at = await marks.change_end(
                 tx,
                 sandbox,
                 end_at=min(now + timeout_s * MICROSECONDS, latest),
@@ -317,7 +291,7 @@ class Sandboxes:
                 only_extend=only_extend,
             )
             if end_at is None:
-                raise _no_such_sandbox(sandbox_id)
+                raise no_such_sandbox(sandbox_id)
             if end_at != sandbox.end_at:
                 data = {"end_at": rfc3339(end_at)}
                 kind = EventKind.TIMEOUT_CHANGED
@@ -330,71 +304,26 @@ class Sandboxes:
         """Carry out a written intent to stop. Raises UnavailableError while the node is away."""
         assert sandbox.stop_reason is not None
         try:
-            await self._nodes.client(sandbox.node_id).stop(sandbox.id, sandbox.stop_reason)
+            await self._in.nodes.client(sandbox.node_id).stop(sandbox.id, sandbox.stop_reason)
         except NodeError as error:
             raise UnavailableError(
                 "The sandbox's node does not answer; the sandbox is unreachable and will be ended "
                 "as soon as the node is back",
                 detail=str(error),
             ) from error
-        await self._checkpoint("node stopped")
+        await self._in.checkpoint("node stopped")
         await self.outcomes.stopped(sandbox, reason=sandbox.stop_reason)
 
     async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> bool:
         try:
-            await self._nodes.client(sandbox.node_id).stop(sandbox.id, reason)
+            await self._in.nodes.client(sandbox.node_id).stop(sandbox.id, reason)
         except NodeError as error:
             # The reconcile step stops what a machine still has of a sandbox that ended here.
             _log.warning("sandbox.not_removed", sandbox_id=sandbox.id, why=str(error))
             return False
         return True
 
-    def _spec(self, sandbox: Sandbox, wanted: Wanted) -> SandboxSpec:
-        return SandboxSpec(
-            sandbox_id=sandbox.id,
-            generation=sandbox.generation,
-            template_id=sandbox.template_id,
-            build_id=sandbox.build_id,
-            access_token=access_token(self._token_seed, sandbox.id),
-            vcpu_count=sandbox.vcpu_count,
-            memory_mib=sandbox.memory_mib,
-            disk_mib=sandbox.disk_mib,
-            env_vars=wanted.env_vars,
-            internet=wanted.network.internet,
-        )
-
-    def _created(self, sandbox: Sandbox) -> Created:
-        return Created(
-            sandbox=sandbox,
-            access_token=access_token(self._token_seed, sandbox.id),
-            traffic_token=self._traffic_token(sandbox.id, public=sandbox.public_traffic),
-            domain=self._domain,
-        )
-
-    def _traffic_token(self, sandbox_id: SandboxId, *, public: bool) -> str | None:
-        return None if public else traffic_token(self._token_seed, sandbox_id)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
-    """Await `work`, which goes on although the caller is cancelled; pass on what it raises."""
-
-    async def outcome() -> _T | ControlError:
-        try:
-            return await work
-        except ControlError as error:
-            # An expected answer, not a failed task for the log.
-            return error
-
-    result = await shielded(outcome(), name=name)
-    if isinstance(result, ControlError):
-        raise result
-    return result
-
 
 def _measure(**phases: float) -> None:
     for phase, seconds in phases.items():
         metrics.sandbox_create_seconds.labels(phase).observe(seconds)
-
-
-def _no_such_sandbox(sandbox_id: SandboxId) -> NotFoundError:
-    return NotFoundError(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")

@@ -1,12 +1,16 @@
 """The life of a sandbox as control keeps it.
 
-    STARTING ──started──▶ RUNNING ──stop──▶ STOPPING ──gone──▶ STOPPED
-        │                    └──────────────gone───────────────▲
-        └──failed──▶ FAILED
+    STARTING ──started──▶ RUNNING ──pause──▶ PAUSING ──paused──▶ PAUSED
+        │                  ▲  ▲ ◀──not paused───┘                  │
+        │                  │  └───────started─────── RESUMING ◀─resume (also from RUNNING: rollback)
+        └──failed──▶ FAILED│                            └──not resumed──▶ PAUSED
+                           │
+     RUNNING · PAUSING · PAUSED · RESUMING ──stop──▶ STOPPING ──gone──▶ STOPPED
+                     RUNNING · PAUSING ──gone (the machine lost it)──▶ STOPPED
 
-STARTING and STOPPING are intents: they are committed before a machine is asked, and a reconcile
-step finishes them after a crash. Each life has a generation; a result is written only for the
-generation and state it was begun in.
+STARTING, PAUSING, RESUMING and STOPPING are intents: they are committed before a machine is asked,
+and a reconcile step finishes them after a crash. Each life has a generation, which every RESUME
+raises; a result is written only for the generation and state it was begun in.
 """
 
 from collections.abc import Mapping
@@ -16,6 +20,9 @@ from enum import StrEnum
 class State(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -24,8 +31,20 @@ class State(StrEnum):
 class Event(StrEnum):
     STARTED = "started"
     FAILED = "failed"
+    PAUSE = "pause"
+    PAUSED = "paused"
+    NOT_PAUSED = "not_paused"
+    RESUME = "resume"
+    NOT_RESUMED = "not_resumed"
     STOP = "stop"
     GONE = "gone"
+
+
+class IdleAction(StrEnum):
+    """What becomes of a sandbox that is idle for as long as its policy says."""
+
+    PAUSE = "pause"
+    KILL = "kill"
 
 
 class InvalidTransitionError(Exception):
@@ -34,14 +53,34 @@ class InvalidTransitionError(Exception):
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.STARTING: {Event.STARTED: State.RUNNING, Event.FAILED: State.FAILED},
-    State.RUNNING: {Event.STOP: State.STOPPING, Event.GONE: State.STOPPED},
+    State.RUNNING: {
+        Event.PAUSE: State.PAUSING,
+        Event.RESUME: State.RESUMING,
+        Event.STOP: State.STOPPING,
+        Event.GONE: State.STOPPED,
+    },
+    State.PAUSING: {
+        Event.PAUSED: State.PAUSED,
+        Event.NOT_PAUSED: State.RUNNING,
+        Event.STOP: State.STOPPING,
+        Event.GONE: State.STOPPED,
+    },
+    State.PAUSED: {Event.RESUME: State.RESUMING, Event.STOP: State.STOPPING},
+    State.RESUMING: {
+        Event.STARTED: State.RUNNING,
+        Event.NOT_RESUMED: State.PAUSED,
+        Event.STOP: State.STOPPING,
+    },
     State.STOPPING: {Event.STOP: State.STOPPING, Event.GONE: State.STOPPED},
     State.STOPPED: {},
     State.FAILED: {},
 }
 
-ALIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
+ALIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSING, State.RESUMING, State.STOPPING})
 """States in which a machine may hold something of the sandbox, and the team's limit counts it."""
+
+VISIBLE = frozenset({State.RUNNING, State.PAUSING, State.PAUSED, State.RESUMING})
+"""States in which the sandbox is there for its owner."""
 
 
 def step(state: State, event: Event) -> State:

@@ -3,27 +3,24 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     and_,
     bindparam,
-    case,
-    delete,
     func,
     insert,
     or_,
     select,
-    tuple_,
-    update,
 )
 
 from alcove.control.db import Tx
-from alcove.control.sandboxes.states import ALIVE, Event, State, sources, step
-from alcove.control.sandboxes.tables import idempotency_keys, sandbox_pairs, sandboxes
-from alcove.wire.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
-from alcove.wire.states import StopReason
+from alcove.control.sandboxes.states import ALIVE, IdleAction, State
+from alcove.control.sandboxes.tables import sandbox_pairs, sandboxes
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TeamId, TemplateId
+from alcove.wire.states import PauseReason, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,30 @@ class Sandbox:
     public_traffic: bool
     keyed: bool
     """Made with an idempotency key: its maker will ask again, so a start is worth finishing."""
+    timeout_s: int
+    auto_pause: bool
+    auto_pause_memory: bool
+    auto_resume: bool
+    idle_after_s: int | None
+    idle_action: IdleAction | None
+    freeze_after_s: int | None
+    snapshot_id: SnapshotId | None
+    """What this life was, or shall be, started from; None: the snapshot of its build."""
+    saving_id: SnapshotId | None
+    """The snapshot a pause under way writes."""
+    paused_at: int | None
+    pause_reason: PauseReason | None
+    pause_memory: bool
+    """Whether the pause, under way or done, keeps memory; a resume without it reboots."""
+    unresponsive: bool
+    """The agent inside did not answer when it was paused."""
+    boots: int
+    root_id: SandboxId
+    parent_id: SandboxId | None
+    origin_snapshot_id: SnapshotId | None
+    depth: int
+    changes: dict[str, Any]
+    """What the last start from a snapshot made its own (wire/node.py, SandboxReport)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +100,12 @@ class Route:
     public_traffic: bool
     network: dict[str, Any]
 
+
+_ENUMS: dict[str, type[StrEnum]] = {
+    "stop_reason": StopReason,
+    "pause_reason": PauseReason,
+    "idle_action": IdleAction,
+}
 
 # Statements of the hot path are built once: building costs more than SQLite's work on them.
 _INSERT = insert(sandboxes)
@@ -105,7 +132,8 @@ _FIND_ROUTE = select(
 
 async def insert_sandbox(tx: Tx, sandbox: Sandbox) -> None:
     values = {name: getattr(sandbox, name) for name in Sandbox.__dataclass_fields__}
-    await tx.execute(_INSERT, values | {"state": sandbox.state.value})
+    enums = {name: None if values[name] is None else values[name].value for name in _ENUMS}
+    await tx.execute(_INSERT, values | enums | {"state": sandbox.state.value})
     if sandbox.metadata:
         rows = [
             {"sandbox_id": sandbox.id, "digest": digest(*pair)} for pair in sandbox.metadata.items()
@@ -115,14 +143,14 @@ async def insert_sandbox(tx: Tx, sandbox: Sandbox) -> None:
 
 async def find(tx: Tx, sandbox_id: SandboxId) -> Sandbox | None:
     row = (await tx.execute(select(sandboxes).where(sandboxes.c.id == sandbox_id))).one_or_none()
-    return None if row is None else _sandbox(row)
+    return None if row is None else read(row)
 
 
 async def find_visible(tx: Tx, team_id: TeamId, sandbox_id: SandboxId, now: int) -> Sandbox | None:
     """A running sandbox of the team whose time is not over."""
-    found = select(sandboxes).where(sandboxes.c.id == sandbox_id, _visible(team_id, now))
+    found = select(sandboxes).where(sandboxes.c.id == sandbox_id, visible(team_id, now))
     row = (await tx.execute(found)).one_or_none()
-    return None if row is None else _sandbox(row)
+    return None if row is None else read(row)
 
 
 async def find_route(tx: Tx, sandbox_id: SandboxId, now: int) -> Route | None:
@@ -150,7 +178,7 @@ async def page(
         found = found.where(or_(beyond, and_(started == at, beyond_same)))
     order = (started.desc(), ident.desc()) if wanted.descending else (started.asc(), ident.asc())
     rows = await tx.execute(found.order_by(*order).limit(limit))
-    return [_sandbox(row) for row in rows]
+    return [read(row) for row in rows]
 
 
 async def count(tx: Tx, wanted: Filter, *, now: int) -> int:
@@ -176,7 +204,7 @@ async def list_in(tx: Tx, states: Iterable[State], *, node_id: NodeId) -> list[S
     found = select(sandboxes).where(
         sandboxes.c.state.in_([state.value for state in states]), sandboxes.c.node_id == node_id
     )
-    return [_sandbox(row) for row in await tx.execute(found)]
+    return [read(row) for row in await tx.execute(found)]
 
 
 async def states_of(
@@ -211,149 +239,12 @@ async def next_end(tx: Tx) -> int | None:
     return found
 
 
-async def mark_running(tx: Tx, sandbox: Sandbox, *, started_at: int, end_at: int) -> bool:
-    return await _advance(tx, sandbox, Event.STARTED, {"started_at": started_at, "end_at": end_at})
-
-
-async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
-    """The start failed. Its idempotency key is given back, so that a repeat starts anew."""
-    if not await _advance(
-        tx, sandbox, Event.FAILED, {"stopped_at": at, "stop_reason": StopReason.START_FAILED.value}
-    ):
-        return False
-    await tx.execute(delete(idempotency_keys).where(idempotency_keys.c.sandbox_id == sandbox.id))
-    await _drop_pairs(tx, [sandbox])
-    return True
-
-
-async def mark_stopping(
-    tx: Tx,
-    sandbox_id: SandboxId,
-    reason: StopReason,
-    *,
-    team_id: TeamId | None = None,
-) -> Sandbox | None:
-    """Write the intent to stop; None when there is nothing to stop (any more).
-
-    The first reason stays.
-    """
-    guard: list[ColumnElement[bool]] = [
-        sandboxes.c.id == sandbox_id,
-        sandboxes.c.state.in_([state.value for state in sources(Event.STOP)]),
-    ]
-    if team_id is not None:
-        guard.append(sandboxes.c.team_id == team_id)
-    changed = await tx.execute(
-        update(sandboxes)
-        .where(*guard)
-        .values(
-            state=State.STOPPING.value,
-            stop_reason=func.coalesce(sandboxes.c.stop_reason, reason.value),
-        )
-        .returning(*sandboxes.c)
-    )
-    row = changed.one_or_none()
-    return None if row is None else _sandbox(row)
-
-
-async def mark_expired(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
-    """Write the intent to stop those whose time is over, the longest overdue first."""
-    over = (sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at <= now)
-    chosen = select(sandboxes.c.id).where(*over).order_by(sandboxes.c.end_at).limit(limit)
-    changed = await tx.execute(
-        update(sandboxes)
-        # Guarded once more: who was extended between the choice and the change lives on.
-        .where(sandboxes.c.id.in_(chosen), *over)
-        .values(state=step(State.RUNNING, Event.STOP).value, stop_reason=StopReason.TIMEOUT.value)
-        .returning(*sandboxes.c)
-    )
-    return [_sandbox(row) for row in changed]
-
-
-async def mark_stopped(
-    tx: Tx, gone: Sequence[Sandbox], reason: StopReason, *, at: int
-) -> list[Sandbox]:
-    """Write down that these are gone; returns those that had not been before."""
-    seen = tuple_(sandboxes.c.id, sandboxes.c.generation, sandboxes.c.state)
-    for sandbox in gone:
-        assert step(sandbox.state, Event.GONE) is State.STOPPED
-    changed = await tx.execute(
-        update(sandboxes)
-        .where(seen.in_([(entry.id, entry.generation, entry.state.value) for entry in gone]))
-        .values(state=State.STOPPED.value, stopped_at=at, stop_reason=reason.value)
-        .returning(sandboxes.c.id)
-    )
-    ids = set(changed.scalars())
-    stopped = [sandbox for sandbox in gone if sandbox.id in ids]
-    await _drop_pairs(tx, stopped)
-    return stopped
-
-
-async def change_end(
-    tx: Tx, sandbox: Sandbox, *, end_at: int, now: int, only_extend: bool
-) -> int | None:
-    """Set when a visible sandbox ends, and return it; None when it is no longer visible."""
-    value: Any = end_at
-    if only_extend:
-        # Decided in the database: two calls at once must not shorten each other's extension.
-        value = case((sandboxes.c.end_at > end_at, sandboxes.c.end_at), else_=end_at)
-    changed = await tx.execute(
-        update(sandboxes)
-        .where(
-            sandboxes.c.id == sandbox.id,
-            sandboxes.c.generation == sandbox.generation,
-            _visible(sandbox.team_id, now),
-        )
-        .values(end_at=value)
-        .returning(sandboxes.c.end_at)
-    )
-    written: int | None = changed.scalar_one_or_none()
-    return written
-
-
-async def expedite_starts(tx: Tx, now: int) -> None:
-    """Give up on every start: the process that was to finish them is gone."""
-    await tx.execute(
-        update(sandboxes)
-        .where(sandboxes.c.state == State.STARTING.value)
-        .values(start_deadline=now)
-    )
-
-
-async def purge(tx: Tx, *, before: int, limit: int) -> int:
-    """Forget sandboxes that ended long ago."""
-    old = select(sandboxes.c.id).where(sandboxes.c.stopped_at < before).limit(limit)
-    ids = list((await tx.execute(old)).scalars())
-    await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))
-    await tx.execute(delete(sandboxes).where(sandboxes.c.id.in_(ids)))
-    return len(ids)
-
-
 def digest(key: str, value: str) -> str:
     """Stands for one metadata pair; the length keeps ("a", "bc") and ("ab", "c") apart."""
     return hashlib.sha256(f"{len(key)}:{key}{value}".encode()).hexdigest()
 
 
-async def _advance(tx: Tx, sandbox: Sandbox, event: Event, values: dict[str, Any]) -> bool:
-    changed = await tx.execute(
-        update(sandboxes)
-        .where(
-            sandboxes.c.id == sandbox.id,
-            sandboxes.c.generation == sandbox.generation,
-            sandboxes.c.state == sandbox.state.value,
-        )
-        .values(state=step(sandbox.state, event).value, **values)
-    )
-    return changed.rowcount == 1
-
-
-async def _drop_pairs(tx: Tx, ended: Iterable[Sandbox]) -> None:
-    ids = [sandbox.id for sandbox in ended if sandbox.metadata]
-    if ids:
-        await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))
-
-
-def _visible(team_id: TeamId, now: int) -> ColumnElement[bool]:
+def visible(team_id: TeamId, now: int) -> ColumnElement[bool]:
     return and_(
         sandboxes.c.team_id == team_id,
         sandboxes.c.state == State.RUNNING.value,
@@ -362,7 +253,7 @@ def _visible(team_id: TeamId, now: int) -> ColumnElement[bool]:
 
 
 def _conditions(wanted: Filter, now: int) -> list[ColumnElement[bool]]:
-    conditions = [_visible(wanted.team_id, now)]
+    conditions = [visible(wanted.team_id, now)]
     if wanted.template_ids is not None:
         conditions.append(sandboxes.c.template_id.in_(wanted.template_ids))
     if wanted.started_after is not None:
@@ -375,9 +266,10 @@ def _conditions(wanted: Filter, now: int) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _sandbox(row: Any) -> Sandbox:
+def read(row: Any) -> Sandbox:
+    """A row of the table as what it means."""
     values = dict(row._mapping)  # noqa: SLF001 - public API of SQLAlchemy despite its name
-    reason = values["stop_reason"]
     values["state"] = State(values["state"])
-    values["stop_reason"] = None if reason is None else StopReason(reason)
+    for name, kind in _ENUMS.items():
+        values[name] = None if values[name] is None else kind(values[name])
     return Sandbox(**values)

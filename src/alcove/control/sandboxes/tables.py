@@ -42,9 +42,36 @@ sandboxes = Table(
     Column("allow_internet", Boolean),
     Column("public_traffic", Boolean, nullable=False),
     Column("keyed", Boolean, nullable=False),
+    # How long it was to live when it was made; a resume by traffic gives it as long again.
+    Column("timeout_s", BigInteger, nullable=False),
+    Column("auto_pause", Boolean, nullable=False),
+    Column("auto_pause_memory", Boolean, nullable=False),
+    Column("auto_resume", Boolean, nullable=False),
+    Column("idle_after_s", Integer),
+    Column("idle_action", String(8)),
+    Column("freeze_after_s", Integer),
+    # What this life was, or shall be, started from; none: the snapshot of its build.
+    Column("snapshot_id", String(36)),
+    # The snapshot a pause under way writes.
+    Column("saving_id", String(36)),
+    Column("paused_at", BigInteger),
+    Column("pause_reason", String(16)),
+    # Whether the pause (under way, or done) keeps memory; a resume without it reboots.
+    Column("pause_memory", Boolean, nullable=False),
+    Column("unresponsive", Boolean, nullable=False),
+    Column("boots", Integer, nullable=False),
+    # Lineage: the sandbox and the snapshot it was forked from, and how deep in the tree it is.
+    Column("root_id", String(64), nullable=False),
+    Column("parent_id", String(64)),
+    Column("origin_snapshot_id", String(36)),
+    Column("depth", Integer, nullable=False),
+    Column("changes", JSON, nullable=False),
     Index(None, "team_id", "state", "started_at", "id"),
     Index("ix_sandboxes_state_end_at", "state", "end_at"),
     Index("ix_sandboxes_stopped_at", "stopped_at"),
+    Index("ix_sandboxes_root_id", "root_id"),
+    Index("ix_sandboxes_snapshot_id", "snapshot_id"),
+    Index("ix_sandboxes_saving_id", "saving_id"),
 )
 
 sandbox_pairs = Table(

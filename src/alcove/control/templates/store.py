@@ -23,10 +23,12 @@ from alcove.control.templates.tables import (
     template_tags,
     templates,
 )
-from alcove.wire.ids import BuildId, NodeId, TeamId, TemplateId
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TeamId, TemplateId
 from alcove.wire.states import BuildState
 
 DEFAULT_TAG = "default"
+TEMPLATE, SNAPSHOT = "template", "snapshot"
+"""Kinds of templates: made from a recipe, or a saved state of a sandbox."""
 LATEST_BUILDS = 20
 """So many builds tell what became of a template, and when it is tried again."""
 
@@ -41,6 +43,8 @@ class Template:
     updated_at: int
     last_spawned_at: int | None
     spawn_count: int
+    kind: str = TEMPLATE
+    origin_sandbox_id: SandboxId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Build:
     updated_at: int
     ready_at: int | None
     finished_at: int | None
+    snapshot_id: SnapshotId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,8 @@ async def insert_template(
             created_at=template.created_at,
             updated_at=template.updated_at,
             spawn_count=template.spawn_count,
+            kind=template.kind,
+            origin_sandbox_id=template.origin_sandbox_id,
         )
     )
     for alias in aliases:
@@ -212,6 +219,9 @@ async def insert_build(tx: Tx, build: Build) -> None:
             reason=build.reason,
             created_at=build.created_at,
             updated_at=build.updated_at,
+            ready_at=build.ready_at,
+            finished_at=build.finished_at,
+            snapshot_id=build.snapshot_id,
         )
     )
 

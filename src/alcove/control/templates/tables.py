@@ -26,6 +26,11 @@ templates = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("last_spawned_at", BigInteger),
     Column("spawn_count", BigInteger, nullable=False),
+    # template, or snapshot: one whose builds are saved states of sandboxes.
+    Column("kind", String(16), nullable=False),
+    # The sandbox an unnamed snapshot was first taken of.
+    Column("origin_sandbox_id", String(64)),
+    Index(None, "origin_sandbox_id"),
 )
 
 template_aliases = Table(
@@ -54,6 +59,9 @@ template_builds = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("ready_at", BigInteger),
     Column("finished_at", BigInteger),
+    # The snapshot this build is; none: it is made from a recipe.
+    Column("snapshot_id", String(36)),
+    Index(None, "snapshot_id"),
     Index(None, "template_id", "created_at"),
     Index(None, "state"),
 )

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import case, func, insert, select, tuple_, update
 
 from alcove.control.db import Tx
-from alcove.control.usage.tables import usage_entries
-from alcove.wire.ids import SandboxId, TeamId, TemplateId
+from alcove.control.usage.tables import storage_entries, usage_entries
+from alcove.wire.ids import SandboxId, SnapshotId, TeamId, TemplateId
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,17 @@ class Entry:
     vcpu_count: int
     memory_mib: int
     disk_mib: int
+    opened_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StorageEntry:
+    """A snapshot that is kept."""
+
+    snapshot_id: SnapshotId
+    team_id: TeamId
+    sandbox_id: SandboxId
+    size_bytes: int
     opened_at: int
 
 
@@ -40,6 +51,26 @@ async def close_entries(tx: Tx, lives: Sequence[tuple[SandboxId, int]], at: int)
         # A clock set back between open and close must not make a negative bill.
         .values(
             closed_at=case((usage_entries.c.opened_at > at, usage_entries.c.opened_at), else_=at)
+        )
+    )
+
+
+async def open_storage(tx: Tx, entry: StorageEntry) -> None:
+    await tx.execute(insert(storage_entries).values(**asdict(entry)))
+
+
+async def close_storage(tx: Tx, snapshot_ids: Sequence[SnapshotId], at: int) -> None:
+    """Close the entries of snapshots that are kept no longer; those closed before stay."""
+    await tx.execute(
+        update(storage_entries)
+        .where(
+            storage_entries.c.snapshot_id.in_(snapshot_ids),
+            storage_entries.c.closed_at.is_(None),
+        )
+        .values(
+            closed_at=case(
+                (storage_entries.c.opened_at > at, storage_entries.c.opened_at), else_=at
+            )
         )
     )
 

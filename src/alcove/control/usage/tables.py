@@ -1,4 +1,4 @@
-"""Table of what ran, for how long and how large: the ledger invoices are made from."""
+"""What ran and what was stored, for how long and how large: the ledger invoices are made from."""
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table
 from sqlalchemy import UniqueConstraint as Unique
@@ -22,4 +22,17 @@ usage_entries = Table(
     Unique("sandbox_id", "generation"),
     Index(None, "team_id", "opened_at"),
     sqlite_autoincrement=True,
+)
+
+storage_entries = Table(
+    "storage_entries",
+    metadata,
+    # One snapshot is billed once, whatever is retried.
+    Column("snapshot_id", String(36), primary_key=True),
+    Column("team_id", String(36), ForeignKey("teams.id"), nullable=False),
+    Column("sandbox_id", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    Index(None, "team_id", "opened_at"),
 )

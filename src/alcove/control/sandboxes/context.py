@@ -1,0 +1,91 @@
+"""What every decision about sandboxes needs: the database, the machines, the clock, the secrets."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from alcove.concurrency import shielded
+from alcove.control.db import Database
+from alcove.control.errors import ControlError, NotFoundError
+from alcove.control.nodes.service import Nodes
+from alcove.control.sandboxes.outcomes import Outcomes
+from alcove.control.sandboxes.plan import Created, Limits
+from alcove.control.sandboxes.store import Sandbox
+from alcove.control.snapshots.service import Snapshots
+from alcove.control.templates.service import Templates
+from alcove.wire.ids import SandboxId
+from alcove.wire.node import SandboxSpec
+from alcove.wire.tokens import access_token, traffic_token
+
+_T = TypeVar("_T")
+
+
+async def no_checkpoint(_name: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    db: Database
+    nodes: Nodes
+    templates: Templates
+    snapshots: Snapshots
+    outcomes: Outcomes
+    limits: Limits
+    token_seed: bytes
+    domain: str
+    clock: Callable[[], int]
+    checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint
+    """Awaited between the steps of a change; crash tests die in it."""
+
+    def created(self, sandbox: Sandbox) -> Created:
+        """The sandbox with what its owner needs to reach it."""
+        return Created(
+            sandbox=sandbox,
+            access_token=access_token(self.token_seed, sandbox.id),
+            traffic_token=self.traffic_token(sandbox),
+            domain=self.domain,
+        )
+
+    def traffic_token(self, sandbox: Sandbox) -> str | None:
+        """None: everybody may reach the sandbox's ports."""
+        return None if sandbox.public_traffic else traffic_token(self.token_seed, sandbox.id)
+
+    def spec(self, sandbox: Sandbox, env_vars: dict[str, str], *, internet: bool) -> SandboxSpec:
+        """What a machine must know to start this life of the sandbox."""
+        return SandboxSpec(
+            sandbox_id=sandbox.id,
+            generation=sandbox.generation,
+            template_id=sandbox.template_id,
+            build_id=sandbox.build_id,
+            access_token=access_token(self.token_seed, sandbox.id),
+            vcpu_count=sandbox.vcpu_count,
+            memory_mib=sandbox.memory_mib,
+            disk_mib=sandbox.disk_mib,
+            env_vars=env_vars,
+            internet=internet,
+            snapshot_id=sandbox.snapshot_id or "",
+            boots=sandbox.boots,
+            idle_after_s=float(sandbox.idle_after_s or 0),
+            freeze_after_s=float(sandbox.freeze_after_s or 0),
+        )
+
+
+async def to_its_end(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
+    """Await `work`, which goes on although the caller is cancelled; pass on what it raises."""
+
+    async def outcome() -> _T | ControlError:
+        try:
+            return await work
+        except ControlError as error:
+            # An expected answer, not a failed task for the log.
+            return error
+
+    result = await shielded(outcome(), name=name)
+    if isinstance(result, ControlError):
+        raise result
+    return result
+
+
+def no_such_sandbox(sandbox_id: SandboxId) -> NotFoundError:
+    return NotFoundError(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")

@@ -1,0 +1,154 @@
+"""Guarded changes of sandboxes: each is written only for the states and generation it fits.
+
+Of several writers (a request, the reconcile step, a machine's event) one wins, and the others see
+that nothing was changed.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, delete, func, select, tuple_, update
+
+from alcove.control.db import Tx
+from alcove.control.sandboxes.states import Event, State, sources, step
+from alcove.control.sandboxes.store import Sandbox, read, visible
+from alcove.control.sandboxes.tables import idempotency_keys, sandbox_pairs, sandboxes
+from alcove.wire.ids import SandboxId, TeamId
+from alcove.wire.states import StopReason
+
+
+async def mark_running(tx: Tx, sandbox: Sandbox, *, started_at: int, end_at: int) -> bool:
+    return await _advance(tx, sandbox, Event.STARTED, {"started_at": started_at, "end_at": end_at})
+
+
+async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
+    """The start failed. Its idempotency key is given back, so that a repeat starts anew."""
+    if not await _advance(
+        tx, sandbox, Event.FAILED, {"stopped_at": at, "stop_reason": StopReason.START_FAILED.value}
+    ):
+        return False
+    await tx.execute(delete(idempotency_keys).where(idempotency_keys.c.sandbox_id == sandbox.id))
+    await _drop_pairs(tx, [sandbox])
+    return True
+
+
+async def mark_stopping(
+    tx: Tx,
+    sandbox_id: SandboxId,
+    reason: StopReason,
+    *,
+    team_id: TeamId | None = None,
+) -> Sandbox | None:
+    """Write the intent to stop; None when there is nothing to stop (any more).
+
+    The first reason stays.
+    """
+    guard: list[ColumnElement[bool]] = [
+        sandboxes.c.id == sandbox_id,
+        sandboxes.c.state.in_([state.value for state in sources(Event.STOP)]),
+    ]
+    if team_id is not None:
+        guard.append(sandboxes.c.team_id == team_id)
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(*guard)
+        .values(
+            state=State.STOPPING.value,
+            stop_reason=func.coalesce(sandboxes.c.stop_reason, reason.value),
+        )
+        .returning(*sandboxes.c)
+    )
+    row = changed.one_or_none()
+    return None if row is None else read(row)
+
+
+async def mark_expired(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
+    """Write the intent to stop those whose time is over, the longest overdue first."""
+    over = (sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at <= now)
+    chosen = select(sandboxes.c.id).where(*over).order_by(sandboxes.c.end_at).limit(limit)
+    changed = await tx.execute(
+        update(sandboxes)
+        # Guarded once more: who was extended between the choice and the change lives on.
+        .where(sandboxes.c.id.in_(chosen), *over)
+        .values(state=step(State.RUNNING, Event.STOP).value, stop_reason=StopReason.TIMEOUT.value)
+        .returning(*sandboxes.c)
+    )
+    return [read(row) for row in changed]
+
+
+async def mark_stopped(
+    tx: Tx, gone: Sequence[Sandbox], reason: StopReason, *, at: int
+) -> list[Sandbox]:
+    """Write down that these are gone; returns those that had not been before."""
+    seen = tuple_(sandboxes.c.id, sandboxes.c.generation, sandboxes.c.state)
+    for sandbox in gone:
+        assert step(sandbox.state, Event.GONE) is State.STOPPED
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(seen.in_([(entry.id, entry.generation, entry.state.value) for entry in gone]))
+        .values(state=State.STOPPED.value, stopped_at=at, stop_reason=reason.value)
+        .returning(sandboxes.c.id)
+    )
+    ids = set(changed.scalars())
+    stopped = [sandbox for sandbox in gone if sandbox.id in ids]
+    await _drop_pairs(tx, stopped)
+    return stopped
+
+
+async def change_end(
+    tx: Tx, sandbox: Sandbox, *, end_at: int, now: int, only_extend: bool
+) -> int | None:
+    """Set when a visible sandbox ends, and return it; None when it is no longer visible."""
+    value: Any = end_at
+    if only_extend:
+        # Decided in the database: two calls at once must not shorten each other's extension.
+        value = case((sandboxes.c.end_at > end_at, sandboxes.c.end_at), else_=end_at)
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(
+            sandboxes.c.id == sandbox.id,
+            sandboxes.c.generation == sandbox.generation,
+            visible(sandbox.team_id, now),
+        )
+        .values(end_at=value)
+        .returning(sandboxes.c.end_at)
+    )
+    written: int | None = changed.scalar_one_or_none()
+    return written
+
+
+async def expedite_starts(tx: Tx, now: int) -> None:
+    """Give up on every start: the process that was to finish them is gone."""
+    await tx.execute(
+        update(sandboxes)
+        .where(sandboxes.c.state == State.STARTING.value)
+        .values(start_deadline=now)
+    )
+
+
+async def purge(tx: Tx, *, before: int, limit: int) -> int:
+    """Forget sandboxes that ended long ago."""
+    old = select(sandboxes.c.id).where(sandboxes.c.stopped_at < before).limit(limit)
+    ids = list((await tx.execute(old)).scalars())
+    await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))
+    await tx.execute(delete(sandboxes).where(sandboxes.c.id.in_(ids)))
+    return len(ids)
+
+
+async def _advance(tx: Tx, sandbox: Sandbox, event: Event, values: dict[str, Any]) -> bool:
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(
+            sandboxes.c.id == sandbox.id,
+            sandboxes.c.generation == sandbox.generation,
+            sandboxes.c.state == sandbox.state.value,
+        )
+        .values(state=step(sandbox.state, event).value, **values)
+    )
+    return changed.rowcount == 1
+
+
+async def _drop_pairs(tx: Tx, ended: Iterable[Sandbox]) -> None:
+    ids = [sandbox.id for sandbox in ended if sandbox.metadata]
+    if ids:
+        await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))

@@ -1,0 +1,1 @@
+"""Saved states of sandboxes: what keeps them, and what removes them."""

@@ -1,0 +1,81 @@
+"""The SQL of snapshots."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from alcove.control.db import Tx
+from alcove.control.snapshots.states import SnapshotKind, SnapshotState
+from alcove.control.snapshots.tables import snapshots
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TeamId, TemplateId
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One saved state of a sandbox."""
+
+    id: SnapshotId
+    team_id: TeamId
+    node_id: NodeId
+    kind: SnapshotKind
+    state: SnapshotState
+    sandbox_id: SandboxId
+    generation: int
+    parent_id: SnapshotId | None
+    template_id: TemplateId
+    build_id: BuildId
+    memory: bool
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+    envd_version: str
+    size_bytes: int
+    created_at: int
+    deadline: int
+    ready_at: int | None
+
+
+async def insert_snapshot(tx: Tx, snapshot: Snapshot) -> None:
+    values = asdict(snapshot)
+    values["kind"], values["state"] = snapshot.kind.value, snapshot.state.value
+    await tx.execute(insert(snapshots).values(**values))
+
+
+async def find(tx: Tx, snapshot_id: SnapshotId) -> Snapshot | None:
+    row = (await tx.execute(select(snapshots).where(snapshots.c.id == snapshot_id))).one_or_none()
+    return None if row is None else _snapshot(row)
+
+
+async def mark_ready(tx: Tx, snapshot_id: SnapshotId, *, size_bytes: int, at: int) -> bool:
+    """Write down that it was saved; False if it was given up meanwhile."""
+    changed = await tx.execute(
+        update(snapshots)
+        .where(snapshots.c.id == snapshot_id, snapshots.c.state == SnapshotState.CREATING.value)
+        .values(state=SnapshotState.READY.value, size_bytes=size_bytes, ready_at=at)
+    )
+    return changed.rowcount == 1
+
+
+async def mark_deleting(tx: Tx, snapshot_id: SnapshotId) -> None:
+    """Write the intent to remove it from its machine."""
+    await tx.execute(
+        update(snapshots)
+        .where(snapshots.c.id == snapshot_id)
+        .values(state=SnapshotState.DELETING.value)
+    )
+
+
+async def forget(tx: Tx, snapshot_id: SnapshotId) -> None:
+    """It is gone from its machine."""
+    await tx.execute(
+        delete(snapshots).where(
+            snapshots.c.id == snapshot_id, snapshots.c.state == SnapshotState.DELETING.value
+        )
+    )
+
+
+def _snapshot(row: Any) -> Snapshot:
+    values = dict(row._mapping)  # noqa: SLF001 - public API of SQLAlchemy despite its name
+    values["kind"], values["state"] = SnapshotKind(values["kind"]), SnapshotState(values["state"])
+    return Snapshot(**values)
