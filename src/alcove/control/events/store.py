@@ -17,6 +17,10 @@ class EventKind(StrEnum):
     FAILED = "sandbox.failed"
     STOPPED = "sandbox.stopped"
     TIMEOUT_CHANGED = "sandbox.timeout_changed"
+    FORKED = "sandbox.forked"
+    SNAPSHOT_CREATED = "sandbox.snapshot_created"
+    SNAPSHOT_DELETED = "sandbox.snapshot_deleted"
+    ROLLED_BACK = "sandbox.rolled_back"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,12 @@ class Nodes:
         node = self._nodes.get(node_id)
         return None if node is None else node.ingress
 
-    def choose(self, memory_mib: int, disk_mib: int) -> NodeId:
-        """The machine for a new sandbox. Raises UnavailableError."""
+    def choose(self, memory_mib: int, disk_mib: int, *, only: NodeId | None = None) -> NodeId:
+        """The machine for a new sandbox: `only` that one, if given. Raises UnavailableError."""
         candidates = [
             placement.Candidate(node.node_id, node.report)
             for node in self.all()
-            if node.report is not None and not node.problem
+            if node.report is not None and not node.problem and only in {None, node.node_id}
         ]
         if not any(candidate.report.ready for candidate in candidates):
             problems = "; ".join(self.problems())

@@ -5,6 +5,7 @@ from typing import Any
 
 from alcove.control.clock import MICROSECONDS
 from alcove.control.errors import (
+    ConflictError,
     ControlError,
     CreateFailedError,
     TimedOutError,
@@ -14,6 +15,7 @@ from alcove.control.nodes.client import (
     NodeError,
     NodeFullError,
     NodeImageError,
+    NodeSnapshotError,
     NodeTimeoutError,
     NodeUnreachableError,
 )
@@ -174,6 +176,8 @@ def start_error(error: NodeError, template: str) -> ControlError:
     match error:
         case NodeImageError():
             return TemplateNotReadyError(f"template '{template}' is being rebuilt", None)
+        case NodeSnapshotError():
+            return snapshot_error(error)
         case NodeFullError():
             return UnavailableError(
                 "The node has no room for another sandbox; end one or try again later",
@@ -198,3 +202,20 @@ def start_error(error: NodeError, template: str) -> ControlError:
                 "`alcove logs` if it stays so",
                 detail=str(error),
             )
+
+
+def snapshot_error(error: NodeSnapshotError) -> ControlError:
+    """What to tell of a snapshot that a node could not start; it is left as it is."""
+    if error.code is ErrorCode.SNAPSHOT_INCOMPATIBLE:
+        return ConflictError(
+            "The snapshot was made with another version of the node's driver and cannot be "
+            "started; put that version back, or make the sandbox anew from its template",
+            error_code=error.code,
+            detail=str(error),
+        )
+    return CreateFailedError(
+        "The snapshot is damaged or no longer on its node and cannot be started; use an earlier "
+        "one, or make the sandbox anew from its template",
+        error_code=ErrorCode.SNAPSHOT_DAMAGED,
+        detail=str(error),
+    )

@@ -25,7 +25,7 @@ from alcove.control.errors import (
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
-from alcove.control.sandboxes import idempotency, marks, plan, store
+from alcove.control.sandboxes import idempotency, lineage, marks, plan, store
 from alcove.control.sandboxes.context import Context, no_such_sandbox, to_its_end
 from alcove.control.sandboxes.idempotency import Idempotency
 from alcove.control.sandboxes.plan import Created, Routed, Wanted
@@ -228,7 +228,10 @@ class Sandboxes:
         """Check that the sandbox may and can be made, and write down that it shall be."""
         template = await self._in.templates.resolve(tx, caller, wanted.template)
         await self._check_limit(tx, caller)
-        node_id = self._in.nodes.choose(template.build.memory_mib, template.build.disk_mib)
+        build = template.build
+        node_id = self._in.nodes.choose(
+            build.memory_mib, build.disk_mib, only=build.node_id if build.snapshot_id else None
+        )
         now = self._in.clock()
         sandbox = plan.sandbox(
             caller.team_id,
@@ -239,6 +242,7 @@ class Sandboxes:
             start_deadline=self._in.limits.start_deadline(now),
             keyed=key is not None,
         )
+        sandbox = await lineage.descend(tx, sandbox)
         await store.insert_sandbox(tx, sandbox)
         if key is not None:
             await idempotency.claim(tx, caller.team_id, key, sandbox.id, now)

@@ -47,6 +47,18 @@ async def find(tx: Tx, snapshot_id: SnapshotId) -> Snapshot | None:
     return None if row is None else _snapshot(row)
 
 
+async def hold(tx: Tx, snapshot_id: SnapshotId) -> Snapshot | None:
+    """A ready snapshot, which is not given up before this transaction has ended.
+
+    Every transaction that makes something refer to a snapshot calls it.
+    """
+    found = select(snapshots).where(
+        snapshots.c.id == snapshot_id, snapshots.c.state == SnapshotState.READY.value
+    )
+    row = (await tx.execute(found.with_for_update())).one_or_none()
+    return None if row is None else _snapshot(row)
+
+
 async def mark_ready(tx: Tx, snapshot_id: SnapshotId, *, size_bytes: int, at: int) -> bool:
     """Write down that it was saved; False if it was given up meanwhile."""
     changed = await tx.execute(
