@@ -124,18 +124,13 @@ def _assemble(
     db = Database(settings.database())
     nodes = Nodes(node, settings.node_ingress)
     templates = Templates(db, nodes, clock)
-    limits = Limits(
-        max_hours=settings.max_sandbox_hours,
-        concurrent=settings.concurrent_sandboxes,
-        start_timeout_s=settings.start_timeout_s,
-    )
     context = Context(
         db=db,
         nodes=nodes,
         templates=templates,
         snapshots=Snapshots(clock),
         outcomes=Outcomes(db, clock),
-        limits=limits,
+        limits=_limits(settings),
         token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
         domain=settings.domain,
         clock=clock,
@@ -155,6 +150,14 @@ def _assemble(
         template_reconciler=TemplateReconciler(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_hours=settings.max_sandbox_hours,
+        concurrent=settings.concurrent_sandboxes,
+        start_timeout_s=settings.start_timeout_s,
     )
 
 

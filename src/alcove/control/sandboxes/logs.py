@@ -22,6 +22,10 @@ _TEXTS = {
     EventKind.FAILED: "Sandbox did not start",
     EventKind.STOPPED: "Sandbox stopped",
     EventKind.TIMEOUT_CHANGED: "Sandbox timeout changed",
+    EventKind.PAUSED: "Sandbox paused",
+    EventKind.PAUSE_FAILED: "Sandbox could not be paused and runs on",
+    EventKind.RESUMED: "Sandbox resumed",
+    EventKind.RESUME_FAILED: "Sandbox could not be resumed and stays paused",
 }
 _EXPECTED_ENDS = {StopReason.KILLED.value, StopReason.TIMEOUT.value}
 

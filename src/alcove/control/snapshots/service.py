@@ -1,6 +1,7 @@
 """Snapshots: begun, saved, and removed when nobody refers to them any more."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 from alcove.control.clock import MICROSECONDS, now_us
 from alcove.control.db import Tx
@@ -8,6 +9,7 @@ from alcove.control.snapshots import store
 from alcove.control.snapshots.store import Snapshot
 from alcove.control.usage import store as usage
 from alcove.control.usage.store import StorageEntry
+from alcove.wire.ids import SnapshotId
 from alcove.wire.node import SnapshotReport
 
 SAVE_LIMIT_US = 600 * MICROSECONDS
@@ -17,6 +19,8 @@ SAVE_LIMIT_US = 600 * MICROSECONDS
 class Snapshots:
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         self._clock = clock
+        self.changed = asyncio.Event()
+        """Set after a commit that leaves snapshots to be removed."""
 
     async def begin(self, tx: Tx, snapshot: Snapshot) -> None:
         """Write down that the snapshot shall be taken, before a machine is asked."""
@@ -34,3 +38,9 @@ class Snapshots:
             ),
         )
         return True
+
+    async def drop(self, tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> None:
+        """Write down that these shall be removed and close their storage; then set `changed`."""
+        for snapshot_id in snapshot_ids:
+            await store.mark_deleting(tx, snapshot_id)
+        await usage.close_storage(tx, snapshot_ids, self._clock())
