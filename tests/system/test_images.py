@@ -148,8 +148,8 @@ class Unlucky(GvisorDriver):
         super().__init__()
         self.left = damaged
 
-    async def snapshot(self, place: Place, into: Path) -> None:
-        await super().snapshot(place, into)
+    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+        await super().snapshot(place, into, stop=stop)
         if self.left > 0:
             self.left -= 1
             with (into / "pages.img").open("r+b") as file:

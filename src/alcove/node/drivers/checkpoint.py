@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -18,6 +18,8 @@ from alcove.node.drivers.runsc import Runsc
 
 _log = structlog.get_logger(__name__)
 
+Step = Callable[[], Awaitable[None]]
+
 FILES = ("checkpoint.img", "pages_meta.img", "pages.img")
 _LIMIT_S = 300.0
 _RETRIES_S = (0.5, 1.5, 4.0)
@@ -25,8 +27,10 @@ _NOTICE_S = 0.05
 """What an idle program needs to see that its connections are gone, and to close them."""
 
 
-async def save(place: Place, into: Path) -> None:
+async def save(place: Place, into: Path, before_kept: Step) -> None:
     """Save a running sandbox over its control socket. Raises DriverError.
+
+    `before_kept` is called once, right before the save that is kept.
 
     Saving aborts the guest's TCP connections to the outside. A connection that the kept save itself
     aborts comes back as an event that its epoll instance can never get rid of, and hides all others
@@ -35,15 +39,17 @@ async def save(place: Place, into: Path) -> None:
     """
     await _save(place, [Path(os.devnull)] * len(FILES))
     await asyncio.sleep(_NOTICE_S)
+    await before_kept()
     await _save(place, [into / name for name in FILES])
 
 
-async def save_by_cli(program: Runsc, place: Place, into: Path) -> None:
+async def save_by_cli(program: Runsc, place: Place, into: Path, before_kept: Step) -> None:
     """The same by runsc's command line."""
     thrown_away = into / "first"
     await program.checkpoint(place, thrown_away)
     await asyncio.to_thread(shutil.rmtree, thrown_away)
     await asyncio.sleep(_NOTICE_S)
+    await before_kept()
     await program.checkpoint(place, into)
 
 

@@ -2,7 +2,8 @@
 
     prepare(place, image)            early work, off the create path
     boot(place, image)               start the image's guest from nothing (template builds)
-    snapshot(place, into)            save memory and disk; the instance keeps running
+    snapshot(place, into)            save memory and disk; the instance goes on, or stands still
+    go_on(place)                     let go on what a snapshot left standing
     restore(place, image)            start from image.snapshot (every create is this)
     stop(place) · find(place)
 
@@ -25,12 +26,17 @@ class DriverError(Exception):
 
     DriverError
     ├── SnapshotDamagedError    files of the snapshot are missing, short or altered
+    ├── SnapshotIncompatibleError  they are whole, and another driver or version wrote them
     ├── NotRunningError         the place holds no running instance
     └── PortClosedError         nothing in the guest listens on that port
     """
 
 
 class SnapshotDamagedError(DriverError):
+    pass
+
+
+class SnapshotIncompatibleError(DriverError):
     pass
 
 
@@ -139,13 +145,26 @@ class Driver(Protocol):
         ...
 
     async def restore(self, place: Place, image: Image) -> None:
-        """Start from image.snapshot. Raises SnapshotDamagedError, leaving nothing running."""
+        """Start from image.snapshot.
+
+        Raises SnapshotDamagedError or SnapshotIncompatibleError, leaving nothing running.
+        """
         ...
 
-    async def snapshot(self, place: Place, into: Path) -> None:
+    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
         """Save the running instance into directory `into` (made by this call, whole or not at all).
 
-        The instance keeps running, also when the snapshot fails. Raises NotRunningError.
+        The instance goes on, also when the snapshot fails. With `stop`, nothing in it runs between
+        the moment that was saved and the stop() (or go_on(), if it cannot use the snapshot) that
+        the caller owes it. Raises NotRunningError.
+        """
+        ...
+
+    async def go_on(self, place: Place) -> None:
+        """Let an instance run again that snapshot(stop=True) has left standing still.
+
+        For a caller that could not keep the snapshot, or that found the place after a crash in the
+        middle of one; does no harm to an instance that runs. Raises NotRunningError.
         """
         ...
 

@@ -75,12 +75,17 @@ class FakeDriver:
             raise SnapshotDamagedError(f"{image.snapshot}: {error}") from error
         await self._start(place, image, state)
 
-    async def snapshot(self, place: Place, into: Path) -> None:
+    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+        del stop  # a guest that nobody talks to does nothing
         if _phase(place) is not Phase.RUNNING:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
         with manifest.new_directory(into) as directory:
             shutil.copyfile(place.directory / _STATE, directory / _STATE)
             manifest.write(directory, self.name, _VERSION)
+
+    async def go_on(self, place: Place) -> None:
+        if _phase(place) is not Phase.RUNNING:
+            raise NotRunningError(f"{place.name}: nothing runs here that could go on")
 
     async def stop(self, place: Place) -> None:
         instance.forget(place.directory)

@@ -21,7 +21,16 @@ import structlog
 
 from alcove.node import pidfd
 from alcove.node.cgroups import Cgroup, CgroupError, Limits
-from alcove.node.drivers import bundle, checkpoint, instance, link, manifest, runsc, urpc
+from alcove.node.drivers import (
+    bundle,
+    checkpoint,
+    instance,
+    link,
+    manifest,
+    runsc,
+    standstill,
+    urpc,
+)
 from alcove.node.drivers.driver import (
     Capability,
     DriverError,
@@ -110,17 +119,34 @@ class GvisorDriver:
             await asyncio.to_thread(manifest.check_contents, image.snapshot)
         await self._start(place, image, image.snapshot)
 
-    async def snapshot(self, place: Place, into: Path) -> None:
+    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
         occupant = _occupant(place, Phase.RUNNING)
         if occupant is None:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
-        with manifest.new_directory(into) as directory:
-            if occupant.direct:
-                await checkpoint.save(place, directory)
-            else:
-                await checkpoint.save_by_cli(self._runsc, place, directory)
-            version = await self._runsc.version_text()
-            await asyncio.to_thread(manifest.write, directory, self.name, version)
+        direct = occupant.direct
+
+        async def stand_still() -> None:
+            if stop:
+                await standstill.pause(place, self._runsc, direct=direct)
+
+        try:
+            with manifest.new_directory(into) as directory:
+                if direct:
+                    await checkpoint.save(place, directory, stand_still)
+                else:
+                    await checkpoint.save_by_cli(self._runsc, place, directory, stand_still)
+                version = await self._runsc.version_text()
+                await asyncio.to_thread(manifest.write, directory, self.name, version)
+        except BaseException:
+            if stop and _occupant(place, Phase.RUNNING) is not None:
+                await standstill.resume(place, self._runsc, direct=direct)
+            raise
+
+    async def go_on(self, place: Place) -> None:
+        occupant = _occupant(place, Phase.RUNNING)
+        if occupant is None:
+            raise NotRunningError(f"{place.name}: nothing runs here that could go on")
+        await standstill.resume(place, self._runsc, direct=occupant.direct)
 
     async def stop(self, place: Place) -> None:
         instance.forget(place.directory)

@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alcove.node.drivers.driver import DriverError, SnapshotDamagedError
+from alcove.node.drivers.driver import (
+    DriverError,
+    SnapshotDamagedError,
+    SnapshotIncompatibleError,
+)
 
 _NAME = "manifest.json"
 _FORMAT = 1
@@ -70,18 +74,19 @@ def write(directory: Path, driver: str, version: str) -> None:
 def check(directory: Path, driver: str, version: str) -> bool:
     """Raise SnapshotDamagedError unless the files are those that were written.
 
+    Raises SnapshotIncompatibleError if another driver, version or format wrote them.
     Returns False when contents remain to be compared (check_contents, slow, not on an event loop).
     """
     manifest = _load(directory)
     if manifest.get("format") != _FORMAT or manifest.get("driver") != driver:
-        raise SnapshotDamagedError(
+        raise SnapshotIncompatibleError(
             f"{directory}: written by driver {manifest.get('driver')!r} in format"
             f" {manifest.get('format')!r}, and this is {driver!r} with {_FORMAT}"
         )
     if manifest.get("version") != version:
-        raise SnapshotDamagedError(
+        raise SnapshotIncompatibleError(
             f"{directory}: written by {driver} {manifest.get('version')} and {version} cannot read"
-            " it; build the template again"
+            " it; build the template again, or run the version that wrote it"
         )
     known = True
     for file, entry in _entries(directory, manifest):

@@ -4,6 +4,7 @@ Every command runs inside the place's control group from its first instruction, 
 it wherever it is.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -71,6 +72,21 @@ class Runsc:
     async def checkpoint(self, place: Place, into: Path) -> None:
         options = ("--leave-running", "--compression=none", f"--image-path={into}")
         await self._command(place, "checkpoint", *options)
+
+    async def pause(self, place: Place) -> None:
+        await self._command(place, "pause")
+
+    async def resume(self, place: Place) -> None:
+        await self._command(place, "resume")
+
+    async def status(self, place: Place) -> str:
+        """What `runsc state` says: "running", "paused" or another."""
+        argv = [self.program, f"--root={root(place)}", "state", place.name]
+        try:
+            state = json.loads((await run(argv, timeout_s=START_LIMIT_S)).stdout)
+        except (CommandError, ValueError) as error:
+            raise DriverError(f"{place.name}: runsc does not tell its state: {error}") from error
+        return str(state.get("status"))
 
     async def _command(
         self, place: Place, command: str, *options: str, limit_s: float = START_LIMIT_S
