@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alcove.cli.bench.series import Series, expect, milliseconds
+from alcove.cli.bench.workbench import MARK
 
 HOME = "/home/user"
 UPLOAD_BYTES = 100 * 1000 * 1000
@@ -37,7 +38,7 @@ def first_command(runs: int) -> list[Series]:
         sandbox: Any = None
         with milliseconds(tti):
             with milliseconds(create):
-                sandbox = Sandbox.create()
+                sandbox = Sandbox.create(metadata=MARK)
             expect("echo", sandbox.commands.run(f"echo {nonce}").stdout, f"{nonce}\n")
         if sandbox is not None:
             with milliseconds(kill):
@@ -56,7 +57,7 @@ def commands(runs: int) -> list[Series]:
     inside = Series(
         "floor: spawn inside", "ms", note="bash -l -c 'echo x' by Python in the sandbox"
     )
-    with Sandbox.create() as sandbox:
+    with Sandbox.create(metadata=MARK) as sandbox:
         sandbox.files.write(f"{HOME}/spawn.py", SPAWN_LOOP.format(count=TURN))
         for _ in range(math.ceil(runs / TURN)):
             sandbox.commands.run("true")
@@ -77,7 +78,7 @@ def transfers(runs: int) -> list[Series]:
     multipart = Series("upload 100 MB, multipart", "MB/s", note="the SDK's default")
     down = Series("download 100 MB", "MB/s", note="format='bytes'")
     content = os.urandom(UPLOAD_BYTES)
-    with Sandbox.create() as sandbox:
+    with Sandbox.create(metadata=MARK) as sandbox:
         for _ in range(runs):
             for series, octets in ((raw, True), (multipart, False)):
                 write = functools.partial(
@@ -108,7 +109,7 @@ def _burst(count: int) -> Series:
         sandbox: Any = None
         start.wait()
         with milliseconds(mine):
-            sandbox = Sandbox.create()
+            sandbox = Sandbox.create(metadata=MARK)
             expect("echo", sandbox.commands.run(f"echo {nonce}").stdout, f"{nonce}\n")
         with lock:
             series.values += mine.values

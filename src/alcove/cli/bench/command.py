@@ -12,25 +12,43 @@ import click
 from rich.table import Table
 
 from alcove import __version__
-from alcove.cli.bench import client, elsewhere, floor, machine
+from alcove.cli.bench import elsewhere
+from alcove.cli.bench.deadline import TimeIsUpError, stops_after
+from alcove.cli.bench.parts import PARTS, QUICK_RUNS, ratios
+from alcove.cli.bench.parts import work as parts_work
 from alcove.cli.bench.series import Series
+from alcove.cli.bench.workbench import Workbench
 from alcove.cli.environment import client_environment
 from alcove.cli.installation import data_dir_option, require
 from alcove.cli.output import EXIT_NOT_RUNNING, CliError, console, progress_console
 from alcove.cli.supervise import running_supervisor
 
+COMPARE_LIMIT_S = 1200.0
 _format_option = click.option(
     "--format", "output_format", type=click.Choice(["table", "jsonl"]), default="table"
 )
-PARTS = ("tti", "floors", "exec", "hops", "files", "burst", "cost", "rest")
 
 
 @click.command("bench")
 @data_dir_option
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option("--runs", default=30, show_default=True, help="How often each thing is done.")
+@click.option("--quick", is_flag=True, help="Few runs and small forks: about four minutes.")
+@click.option(
+    "--limit-minutes",
+    default=20.0,
+    show_default=True,
+    help="Stop then, clean up, and print what there is.",
+)
 @_format_option
-def bench_command(data_dir: Path, parts: tuple[str, ...], runs: int, output_format: str) -> None:
+def bench_command(  # noqa: PLR0917 - click hands over one argument per option
+    data_dir: Path,
+    parts: tuple[str, ...],
+    runs: int,
+    quick: bool,
+    limit_minutes: float,
+    output_format: str,
+) -> None:
     """Measure this installation through the official Python SDK, beside gVisor's own floors.
 
     Every timed answer is checked; a wrong one counts as a failure, not as a time. Needs root, as
@@ -42,17 +60,10 @@ def bench_command(data_dir: Path, parts: tuple[str, ...], runs: int, output_form
     if os.geteuid() != 0:
         raise CliError("`alcove bench` must be root for the floors", fix="run it with sudo")
     os.environ.update(client_environment(installation))
-    work: dict[str, Callable[[], list[Series]]] = {
-        "tti": lambda: client.first_command(runs),
-        "floors": lambda: floor.floors(installation, max(5, runs // 2)),
-        "exec": lambda: client.commands(runs * 3),
-        "hops": lambda: machine.hops(installation, runs * 10),
-        "files": lambda: client.transfers(max(3, runs // 6)),
-        "burst": client.bursts,
-        "cost": lambda: machine.create_cost(runs),
-        "rest": lambda: machine.at_rest(installation, 8),
-    }
-    rows = _measure({part: work[part] for part in parts or PARTS}, output_format)
+    with Workbench(installation) as bench:
+        work = parts_work(bench, min(runs, QUICK_RUNS) if quick else runs, quick=quick)
+        chosen = {part: work[part] for part in parts or PARTS}
+        rows = _measure(chosen, output_format, limit_minutes * 60)
     if output_format == "table":
         for line in ratios(rows):
             console.print(line)
@@ -70,43 +81,36 @@ def compare_command(runs: int, docker_image: str | None, output_format: str) -> 
     work = {"the service": lambda: elsewhere.service(runs)}
     if docker_image:
         work["docker"] = lambda: elsewhere.docker(runs, docker_image)
-    _measure(work, output_format)
+    _measure(work, output_format, COMPARE_LIMIT_S)
 
 
 def _measure(
-    work: dict[str, Callable[[], list[Series]]], output_format: str
+    work: dict[str, Callable[[], list[Series]]], output_format: str, limit_s: float
 ) -> list[dict[str, Any]]:
-    """Do the work part by part and print what came of it."""
+    """Do the work part by part and print what came of it, at the latest when the time is over."""
     rows: list[dict[str, Any]] = []
-    for part, measure in work.items():
-        progress_console.print(f"measuring {part}")
-        measured = [series.to_json() for series in measure()]
-        rows += measured
-        if output_format == "jsonl":
-            for row in measured:
-                click.echo(json.dumps(row | _circumstances()))
+    try:
+        with stops_after(limit_s):
+            for part, measure in work.items():
+                progress_console.print(f"measuring {part}")
+                measured = [series.to_json() for series in _attempt(part, measure)]
+                rows += measured
+                if output_format == "jsonl":
+                    for row in measured:
+                        click.echo(json.dumps(row | _circumstances()))
+    except TimeIsUpError as reason:
+        progress_console.print(f"stopped before the end of {part}: {reason}")
     if output_format == "table":
         _print_table(rows)
     return rows
 
 
-def ratios(rows: list[dict[str, Any]]) -> list[str]:
-    """What the medians say beside the floors of the same run."""
-    median = {row["name"]: row["p50"] for row in rows if "p50" in row}
-    lines = []
-    for name, floor_name in (
-        ("tti", "floor: runsc restore"),
-        ("tti", "floor: runsc run + exec"),
-    ):
-        if name in median and floor_name in median:
-            lines.append(f"{name} = {median[name] / median[floor_name]:.2f} x {floor_name}")
-    for name, floor_name in (
-        ("exec", "floor: spawn inside"),
-        ("GET /health through edge", "floor: GET /health direct"),
-    ):
-        if name in median and floor_name in median:
-            lines.append(f"{name} = {floor_name} + {median[name] - median[floor_name]:.2f} ms")
-    return lines
+def _attempt(part: str, measure: Callable[[], list[Series]]) -> list[Series]:
+    """The part's series, or one that says why there are none."""
+    try:
+        return measure()
+    except Exception as error:
+        return [Series(part, "-", failures=[f"{type(error).__name__}: {error}"[:300]])]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

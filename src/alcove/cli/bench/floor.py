@@ -69,25 +69,32 @@ async def _floors(image: Image, runs: int) -> list[Series]:
     by_hand = Series(
         "floor: runsc run + exec", "ms", note="run, wait for GET /health, exec bash -l -c echo"
     )
-    network = Network(INSTANCE, NETWORK, mtu=uplink.uplink().mtu)
-    scratch = Path(tempfile.mkdtemp(prefix="alcove-bench."))
-    try:
-        await network.setup()
-        ground = KernelGround(network, scratch)
+    async with prepared_ground() as ground:
         for slot in range(1, runs + 1):
-            async with _place(ground, slot, image) as place:
-                await _timed(restore, _restore(place, image))
-            async with _place(ground, runs + slot, image) as place:
-                await _timed(by_hand, _run_and_exec(place))
-    finally:
-        await network.teardown()
-        await Cgroup(f"/{INSTANCE}").remove()
-        shutil.rmtree(scratch, ignore_errors=True)
+            async with prepared_place(ground, slot, image) as place:
+                await timed(restore, restored(place, image))
+            async with prepared_place(ground, runs + slot, image) as place:
+                await timed(by_hand, _run_and_exec(place))
     return [restore, by_hand]
 
 
 @contextlib.asynccontextmanager
-async def _place(ground: KernelGround, slot: int, image: Image) -> AsyncIterator[Place]:
+async def prepared_ground() -> AsyncIterator[KernelGround]:
+    """The host's part of the floors' own network; whatever was made on it goes at the end."""
+    network = Network(INSTANCE, NETWORK, mtu=uplink.uplink().mtu)
+    scratch = Path(tempfile.mkdtemp(prefix="alcove-bench."))
+    try:
+        await network.setup()
+        yield KernelGround(network, scratch)
+    finally:
+        await network.teardown()
+        await Cgroup(f"/{INSTANCE}").remove()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def prepared_place(ground: KernelGround, slot: int, image: Image) -> AsyncIterator[Place]:
+    """A place with everything a user could prepare ahead: namespace, addresses, disk, bundle."""
     place = ground.place(slot)
     try:
         await ground.make(place, Size(image.vcpu_count, image.memory_mib, 1024))
@@ -106,7 +113,7 @@ async def _place(ground: KernelGround, slot: int, image: Image) -> AsyncIterator
         await ground.remove(place)
 
 
-async def _timed(series: Series, work: AsyncIterator[None]) -> None:
+async def timed(series: Series, work: AsyncIterator[None]) -> None:
     """Time what the generator does up to its yield; after it, untimed checks."""
     started = time.perf_counter()
     try:
@@ -120,7 +127,8 @@ async def _timed(series: Series, work: AsyncIterator[None]) -> None:
         series.values.append(took_ms)
 
 
-async def _restore(place: Place, image: Image) -> AsyncIterator[None]:
+async def restored(place: Place, image: Image) -> AsyncIterator[None]:
+    """Restore by the command line, until the guest answers; for `timed`."""
     assert image.snapshot is not None
     await runsc.Runsc("runsc").restore(place, image.snapshot)
     answer = await _healthy(place)

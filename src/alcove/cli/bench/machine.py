@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alcove.cli.bench.series import Series, expect, milliseconds
+from alcove.cli.bench.workbench import MARK
 from alcove.cli.installation import Installation
 from alcove.node import uplink
 from alcove.node.cgroups import Cgroup
@@ -38,7 +39,7 @@ def create_cost(runs: int) -> list[Series]:
     series = Series("cpu per create+kill", "cpu s", note=f"mean over {runs}, refill included")
     before = _busy_s()
     for _ in range(runs):
-        expect("kill", Sandbox.create().kill(), wanted=True)
+        expect("kill", Sandbox.create(metadata=MARK).kill(), wanted=True)
     time.sleep(2)  # the places handed out are made again in the background
     series.values.append((_busy_s() - before) / runs)
     return [series]
@@ -48,22 +49,21 @@ def at_rest(installation: Installation, count: int) -> list[Series]:
     """Memory and processor time of idle sandboxes, and how late timers inside them are."""
     from e2b import Sandbox
 
-    ground = _ground(installation)
     memory = Series("memory per idle sandbox", "MiB", note="of its control group, page cache too")
     cpu = Series("cpu of an idle sandbox", "% of a core", note=f"over {IDLE_S:g} s")
     late = Series(
         "lateness of a timer inside", "ms", note="sleep(0.8) in an otherwise idle sandbox"
     )
-    sandboxes = [Sandbox.create() for _ in range(count)]
+    sandboxes = [Sandbox.create(metadata=MARK) for _ in range(count)]
     try:
         time.sleep(SETTLE_S)
-        groups = [Cgroup(_place(installation, ground, s.sandbox_id).cgroup) for s in sandboxes]
-        memory.values += [group.usage().memory_used / 2**20 for group in groups]
-        used = [group.usage().cpu_seconds for group in groups]
+        groups = [group(installation, s.sandbox_id) for s in sandboxes]
+        memory.values += [one.usage().memory_used / 2**20 for one in groups]
+        used = [one.usage().cpu_seconds for one in groups]
         time.sleep(IDLE_S)
         cpu.values += [
-            (group.usage().cpu_seconds - start) / IDLE_S * 100
-            for group, start in zip(groups, used, strict=True)
+            (one.usage().cpu_seconds - start) / IDLE_S * 100
+            for one, start in zip(groups, used, strict=True)
         ]
         timer = sandboxes[0]
         timer.files.write("/home/user/timer.py", TIMER_LOOP)
@@ -83,7 +83,7 @@ def hops(installation: Installation, runs: int) -> list[Series]:
 
     through = Series("GET /health through edge", "ms", note="keep-alive, edge and ingress")
     straight = Series("floor: GET /health direct", "ms", note="keep-alive, host to sandbox")
-    with Sandbox.create() as sandbox:
+    with Sandbox.create(metadata=MARK) as sandbox:
         place = _place(installation, _ground(installation), sandbox.sandbox_id)
         headers = {
             "E2b-Sandbox-Id": sandbox.sandbox_id,
@@ -110,6 +110,18 @@ def _ask(
         with milliseconds(series):
             once()
     connection.close()
+
+
+def group(installation: Installation, sandbox_id: str) -> Cgroup:
+    """The control group of a running sandbox."""
+    return Cgroup(_place(installation, _ground(installation), sandbox_id).cgroup)
+
+
+def memory_available_mib() -> float:
+    """What the kernel says could still be used."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("MemAvailable:")]
+    return int(line.split()[1]) / 1024
 
 
 def _ground(installation: Installation) -> KernelGround:

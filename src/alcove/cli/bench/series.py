@@ -22,6 +22,11 @@ class Series:
     failures: list[str] = field(default_factory=list)
     note: str = ""
 
+    def extend(self, other: "Series") -> None:
+        """Take in what another series measured of the same."""
+        self.values += other.values
+        self.failures += other.failures
+
     def percentile(self, share: float) -> float:
         """Nearest-rank percentile; `share` from 0 to 1."""
         ordered = sorted(self.values)
@@ -60,6 +65,17 @@ def milliseconds(series: Series) -> Iterator[None]:
         series.failures.append(f"{type(error).__name__}: {error}"[:300])
     else:
         series.values.append((time.perf_counter() - started) * 1000)
+
+
+@contextmanager
+def verified(series: Series) -> Iterator[None]:
+    """Untimed checks of what was timed last: an exception takes its value back."""
+    try:
+        yield
+    except Exception as error:
+        if series.values:
+            series.values.pop()
+        series.failures.append(f"{type(error).__name__}: {error}"[:300])
 
 
 def expect(what: str, got: object, wanted: object) -> None:
