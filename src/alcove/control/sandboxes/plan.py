@@ -8,6 +8,7 @@ from alcove.control.errors import (
     ConflictError,
     ControlError,
     CreateFailedError,
+    InvalidRequestError,
     TimedOutError,
     UnavailableError,
 )
@@ -49,6 +50,16 @@ class Limits:
 
     def start_deadline(self, now: int) -> int:
         return now + round(self.start_timeout_s * MICROSECONDS) + _START_MARGIN_US
+
+    def check_timeout(self, timeout_s: int) -> None:
+        """Refuse what cannot be how long a sandbox lives."""
+        if timeout_s <= 0:
+            raise InvalidRequestError("Timeout must be greater than 0")
+        self.check_length(timeout_s)
+
+    def check_length(self, timeout_s: int) -> None:
+        if timeout_s * MICROSECONDS > self.max_life_us:
+            raise InvalidRequestError(f"Timeout cannot be greater than {self.hours} hours")
 
 
 @dataclass(frozen=True, slots=True)

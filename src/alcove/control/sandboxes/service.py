@@ -56,7 +56,7 @@ class Sandboxes:
         return await to_its_end(self._create(caller, wanted, key), name="sandbox.create")
 
     async def _create(self, caller: Caller, wanted: Wanted, key: Idempotency | None) -> Created:
-        self._check_timeout(wanted.timeout_s)
+        self._in.limits.check_timeout(wanted.timeout_s)
         begun = time.perf_counter()
         try:
             planned = await self._intend(caller, wanted, key)
@@ -145,7 +145,7 @@ class Sandboxes:
         """Make sure it runs for at least `timeout_s` more; the flag says whether it was resumed."""
         if timeout_s < 0:
             raise InvalidRequestError("Timeout must not be negative")
-        self._check_length(timeout_s)
+        self._in.limits.check_length(timeout_s)
         sandbox = await self._move_end(caller, sandbox_id, timeout_s, only_extend=True)
         return self._in.created(sandbox), False
 
@@ -255,17 +255,6 @@ class Sandboxes:
         if await store.count_alive(tx, caller.team_id) >= limit:
             raise LimitReachedError(
                 f"Your team may have {limit} sandboxes at once and has them; end one first"
-            )
-
-    def _check_timeout(self, timeout_s: int) -> None:
-        if timeout_s <= 0:
-            raise InvalidRequestError("Timeout must be greater than 0")
-        self._check_length(timeout_s)
-
-    def _check_length(self, timeout_s: int) -> None:
-        if timeout_s * MICROSECONDS > self._in.limits.max_life_us:
-            raise InvalidRequestError(
-                f"Timeout cannot be greater than {self._in.limits.hours} hours"
             )
 
     async def _visible(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
