@@ -123,7 +123,8 @@ class Scene:
 
 @contextlib.asynccontextmanager
 async def scene(data_dir: Path, *, build: bool = True, **settings) -> AsyncIterator[Scene]:
-    chosen = {"ingress_port": 0, "places_ready": 0, "memory_reserve_mib": 0} | settings
+    none = {"places_ready": 0, "warm_ready_total": 0, "memory_reserve_mib": 0}
+    chosen = {"ingress_port": 0} | none | settings
     all_settings = Settings(data_dir=data_dir, driver="fake", instance="nsv", **chosen)
     machine = Machine(all_settings)
     driver = machine.driver = AwkwardDriver()

@@ -144,6 +144,8 @@ class Node:
                 calm_after_s=_CALM_AFTER_S,
                 beside_starts=(os.cpu_count() or 1) - 1,
                 memory_reserve_mib=settings.memory_reserve_mib,
+                warm_per_image=settings.warm_ready,
+                warm_total=settings.warm_ready_total,
             ),
         )
         self._extra_ca_pem = uplink.extra_ca_pem()
@@ -165,7 +167,11 @@ class Node:
         await self._open_images()
         self._work()
         metrics.follow(
-            lambda: self.supervisor.count, lambda: self.places.prepared, memory_available_mib
+            lambda: self.supervisor.count,
+            lambda: self.places.prepared,
+            lambda: len(self.places.warm),
+            lambda: self.places.warm.target,
+            memory_available_mib,
         )
         api = Api(
             node_id=NodeId(socket.gethostname()),

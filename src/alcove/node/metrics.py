@@ -18,6 +18,7 @@ class TunnelOutcome(StrEnum):
 
 
 class PlaceSource(StrEnum):
+    WARM = "warm"
     PREPARED = "prepared"
     MADE = "made"
 
@@ -35,7 +36,18 @@ start_seconds = Histogram(
 )
 stops = Counter("alcove_node_sandboxes_stopped", "Ends of sandboxes.", ["reason"])
 places_taken = Counter(
-    "alcove_node_places_taken", "Places handed out; a prepared one is a pool hit.", ["source"]
+    "alcove_node_places_taken",
+    "Places handed out: with a warm sandbox in it, prepared, or made on the spot.",
+    ["source"],
+)
+warm_refills = Counter("alcove_node_warm_refills", "Warm sandboxes made.", ["outcome"])
+warm_refill_seconds = Histogram(
+    "alcove_node_warm_refill_seconds",
+    "Time to make one warm sandbox.",
+    buckets=(0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10),
+)
+warm_let_down = Counter(
+    "alcove_node_warm_let_down", "Warm sandboxes that did not answer when they were handed out."
 )
 tunnels_opened = Counter(
     "alcove_node_tunnels_opened", "Tunnels the edge asked for, by what came of it.", ["outcome"]
@@ -45,12 +57,15 @@ processes_ended = Counter(
 )
 _sandboxes = Gauge("alcove_node_sandboxes_count", "Sandboxes starting, running or stopping.")
 _places_prepared = Gauge("alcove_node_places_prepared_count", "Places waiting to be taken.")
+_warm = Gauge("alcove_node_warm_count", "Warm sandboxes waiting to be taken.")
+_warm_target = Gauge("alcove_node_warm_target_count", "Warm sandboxes that demand asks for.")
 _memory_available = Gauge(
     "alcove_node_memory_available_bytes", "What the kernel says could still be used."
 )
 
 for _outcome in Outcome:
     starts.labels(_outcome)
+    warm_refills.labels(_outcome)
 for _reason in StopReason:
     stops.labels(_reason)
 for _source in PlaceSource:
@@ -62,9 +77,13 @@ for _tunnel in TunnelOutcome:
 def follow(
     sandboxes: Callable[[], int],
     places_prepared: Callable[[], int],
+    warm: Callable[[], int],
+    warm_target: Callable[[], int],
     memory_available_mib: Callable[[], int],
 ) -> None:
     """Have the gauges look at the node when they are read."""
     _sandboxes.set_function(sandboxes)
     _places_prepared.set_function(places_prepared)
+    _warm.set_function(warm)
+    _warm_target.set_function(warm_target)
     _memory_available.set_function(lambda: memory_available_mib() * 2**20)

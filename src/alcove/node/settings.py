@@ -8,6 +8,16 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_MIB_PER_WARM = 2048
+_MOST_WARM = 16
+
+
+def warm_for_memory() -> int:
+    """None below 4 GiB, then one per 2 GiB, and not without end."""
+    total_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    count = min(_MOST_WARM, total_mib // _MIB_PER_WARM)
+    return count if count >= 2 else 0
+
 
 class Settings(BaseSettings):
     """Frozen; built only in main.py. Each field is described in docs/reference/settings/node.md."""
@@ -45,6 +55,12 @@ class Settings(BaseSettings):
 
     places_ready_total: int = Field(default=12, ge=0)
     """Prepared places of all images together."""
+
+    warm_ready: int = Field(default=2, ge=0)
+    """Warm sandboxes (restored, frozen) held at least for each image in demand; 0: for none."""
+
+    warm_ready_total: int = Field(default_factory=warm_for_memory, ge=0)
+    """Warm sandboxes of all images together, each of 30 to 200 MiB; 0 holds none."""
 
     starts_at_once: int = Field(default=max(4, 2 * (os.cpu_count() or 1)), ge=1)
     """Starts beyond this number wait for their turn."""

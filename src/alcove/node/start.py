@@ -14,16 +14,20 @@ from typing import Any
 
 import structlog
 
+from alcove.node import metrics
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers.driver import Driver, DriverError, Image, Place, SnapshotDamagedError
 from alcove.node.errors import NodeError
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import GuestClient, GuestError
-from alcove.node.places import Places
+from alcove.node.places import Places, Taken
 from alcove.node.run import CommandError
 from alcove.wire.node import SandboxSpec
 
 _log = structlog.get_logger()
+
+_WARM_ANSWER_S = 3.0
+"""A warm sandbox answers in milliseconds; one that takes so long is replaced by a plain restore."""
 
 Note = Callable[[Place | None], None]
 """Writes down which place a start has, before anything happens there."""
@@ -90,33 +94,57 @@ class Starter:
                 self._turns.release()
 
     async def _steps(self, spec: SandboxSpec, image: Image, timings: Timings, note: Note) -> None:
-        place = await self._restored(spec, image, timings, note)
-        with timings.step("init"):
-            guest = GuestClient(self._driver, place, spec.access_token)
-            await guest.init(self._identity(spec), self._timeout_s)
+        taken = await self._take(spec, image, timings, note)
+        if taken.restored:
+            try:
+                await self._init(spec, taken.place, timings, _WARM_ANSWER_S)
+            except StepFailedError as error:
+                metrics.warm_let_down.inc()
+                self._let_go(taken.place, note, error)
+                taken = await self._take(spec, image, timings, note, warm=False)
+            else:
+                return
+        place = await self._restored(taken, spec, image, timings, note)
+        await self._init(spec, place, timings, self._timeout_s)
+
+    async def _take(
+        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note, *, warm: bool = True
+    ) -> Taken:
+        with timings.step("place"):
+            size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
+            taken = await self._places.take(image, size, warm=warm)
+            note(taken.place)
+            if not spec.internet:
+                await self._ground.refuse_internet(taken.place)
+            return taken
 
     async def _restored(
-        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note
+        self, taken: Taken, spec: SandboxSpec, image: Image, timings: Timings, note: Note
     ) -> Place:
         """Restore into a place; once more into a new one if a prepared place let us down."""
-        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         while True:
-            with timings.step("place"):
-                taken = await self._places.take(image, size)
-                note(taken.place)
-                if not spec.internet:
-                    await self._ground.refuse_internet(taken.place)
             try:
                 with timings.step("restore"):
                     await self._driver.restore(taken.place, image)
             except StepFailedError as error:
                 if not taken.prepared or isinstance(error.__cause__, SnapshotDamagedError):
                     raise
-                note(None)
-                _log.warning("place.let_down", slot=taken.place.slot, error=str(error))
-                self._places.release(taken.place)
+                self._let_go(taken.place, note, error)
+                taken = await self._take(spec, image, timings, note, warm=False)
             else:
                 return taken.place
+
+    async def _init(
+        self, spec: SandboxSpec, place: Place, timings: Timings, timeout_s: float
+    ) -> None:
+        with timings.step("init"):
+            guest = GuestClient(self._driver, place, spec.access_token)
+            await guest.init(self._identity(spec), timeout_s)
+
+    def _let_go(self, place: Place, note: Note, error: StepFailedError) -> None:
+        note(None)
+        _log.warning("place.let_down", slot=place.slot, error=str(error))
+        self._places.release(place)
 
     def _identity(self, spec: SandboxSpec) -> dict[str, Any]:
         identity: dict[str, Any] = {

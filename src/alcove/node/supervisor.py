@@ -161,7 +161,7 @@ class Supervisor:
                 f"build {spec.build_id} of template {spec.template_id} is not ready on this node"
             )
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
-        if not self._around.places.has_slot(image.build_id, size):
+        if not self._around.places.has_slot(image, size):
             raise NoCapacityError(NO_SLOT)
         if not self._around.places.has_memory():
             raise NoCapacityError(

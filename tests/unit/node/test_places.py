@@ -18,7 +18,7 @@ SIZE = Size(2, 512, 1024)
 
 
 def image(name: str = "b1") -> Image:
-    return Image(name, Path(), Path(), Path(), 2, 512)
+    return Image(name, Path(name), Path(), Path(name), 2, 512)
 
 
 class AwkwardGround(PlainGround):

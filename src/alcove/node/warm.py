@@ -1,0 +1,201 @@
+"""Which warm sandboxes there are and should be: restored, frozen, handed out on create.
+
+    wanted ──restored and frozen──▶ warm ──popped──▶ a sandbox of its own
+                                      └──surplus · forgotten──▶ given up
+
+Bookkeeping only: places.py makes them, warming.py knows how. An image has warm sandboxes while it
+is asked for: so many as were asked for in the time that one takes to replace, doubled. Ready builds
+count as templates from the start; a snapshot does once it was asked for in several spans of time,
+so that neither the one resume from a pause nor the burst of a fork leaves anything behind.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alcove.node.drivers.driver import Image, Place
+from alcove.node.ground import Size
+
+Key = tuple[Path, Size]
+
+_HALF_LIFE_S = 15.0
+_REMEMBERED_S = 600.0
+"""So long after it was last asked for an image has warm sandboxes; the newest keeps its own."""
+_RECENT_S = 60.0
+"""So long nothing is given up because demand has become less."""
+_SPAN_S = 10.0
+_SPANS_OF_A_TEMPLATE = 3
+_BLOCKED_S = 30.0
+_FIRST_GUESS_S = 0.3
+_IMAGES_KNOWN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One image at one size."""
+
+    image: Image
+    size: Size
+
+    @property
+    def key(self) -> Key:
+        return self.image.snapshot or self.image.rootfs, self.size
+
+
+@dataclass(slots=True)
+class _Demand:
+    """How one image is asked for, and what waits of it."""
+
+    wish: Wish
+    asked_at: float
+    is_build: bool = False
+    weight: float = 0.0
+    """Number of times it was asked for, each fading with time."""
+    spans: set[int] = field(default_factory=set)
+    blocked_until: float = 0.0
+    places: deque[Place] = field(default_factory=deque)
+
+    def ask(self, now: float) -> None:
+        self.weight = self._weight(now) + 1
+        self.asked_at = now
+        span = int(now / _SPAN_S)
+        oldest = span - int(_REMEMBERED_S / _SPAN_S)
+        self.spans = {known for known in self.spans if known >= oldest} | {span}
+
+    def rate(self, now: float) -> float:
+        return self._weight(now) * math.log(2) / _HALF_LIFE_S
+
+    @property
+    def is_template(self) -> bool:
+        return self.is_build or len(self.spans) >= _SPANS_OF_A_TEMPLATE
+
+    def _weight(self, now: float) -> float:
+        return self.weight * math.exp2((self.asked_at - now) / _HALF_LIFE_S)
+
+
+class WarmPool:
+    """At most `most` warm sandboxes, at least `least` of each image that is in demand."""
+
+    def __init__(self, least: int, most: int, now: Callable[[], float]) -> None:
+        self._least = least
+        self._most = most
+        self._now = now
+        self._demands: dict[Key, _Demand] = {}
+        self._refill_s = _FIRST_GUESS_S
+
+    def add_build(self, wish: Wish) -> None:
+        """A build has become ready: what it is good for is being started from."""
+        self._known(wish).is_build = True
+
+    def ask(self, wish: Wish) -> None:
+        """A sandbox is to be started."""
+        self._known(wish).ask(self._now())
+
+    def pop(self, wish: Wish) -> Place | None:
+        """The one that waited longest, for the caller to own."""
+        demand = self._demands.get(wish.key)
+        return demand.places.popleft() if demand is not None and demand.places else None
+
+    def holds(self, wish: Wish) -> bool:
+        demand = self._demands.get(wish.key)
+        return demand is not None and bool(demand.places)
+
+    def push(self, wish: Wish, place: Place, took_s: float) -> bool:
+        """Keep one that was made; False if it is not wanted any more."""
+        self._refill_s += (took_s - self._refill_s) / 4
+        demand = self._demands.get(wish.key)
+        if demand is None:
+            return False
+        demand.places.append(place)
+        return True
+
+    def block(self, wish: Wish) -> None:
+        """It could not be made: do not try again at once."""
+        if demand := self._demands.get(wish.key):
+            demand.blocked_until = self._now() + _BLOCKED_S
+
+    def is_build(self, wish: Wish) -> bool:
+        """Whether nobody's programs run in it yet but those of the template."""
+        demand = self._demands.get(wish.key)
+        return demand is not None and demand.is_build
+
+    def missing(self) -> Wish | None:
+        """Of what the next one should be made; what was asked for last comes first."""
+        for demand, target in self._targets():
+            if len(demand.places) < target and demand.blocked_until <= self._now():
+                return demand.wish
+        return None
+
+    def is_low(self) -> bool:
+        """Whether fewer than half wait of what was asked for last."""
+        now = self._now()
+        demand, target = next(iter(self._targets()), (None, 0))
+        if demand is None or demand.blocked_until > now:
+            return False
+        return 2 * len(demand.places) < target
+
+    def surplus(self) -> Place | None:
+        """One that nobody will miss, for the caller to give up."""
+        now = self._now()
+        for demand, target in reversed(self._targets()):
+            if now - demand.asked_at > _RECENT_S and len(demand.places) > target:
+                return demand.places.popleft()
+        return self.shed() if len(self) > self._most else None
+
+    def shed(self) -> Place | None:
+        """One of what was asked for longest ago: memory is short."""
+        for demand in sorted(self._demands.values(), key=lambda demand: demand.asked_at):
+            if demand.places:
+                return demand.places.popleft()
+        return None
+
+    def forget(self, build_id: str) -> list[Place]:
+        """Know nothing of a build any more; its warm sandboxes, to be given up."""
+        keys = [
+            key for key, known in self._demands.items() if known.wish.image.build_id == build_id
+        ]
+        return [place for key in keys for place in self._demands.pop(key).places]
+
+    def clear(self) -> list[Place]:
+        demands, self._demands = self._demands, {}
+        return [place for demand in demands.values() for place in demand.places]
+
+    @property
+    def target(self) -> int:
+        """How many there should be."""
+        return sum(target for _, target in self._targets())
+
+    def __len__(self) -> int:
+        return sum(len(demand.places) for demand in self._demands.values())
+
+    def _targets(self) -> list[tuple[_Demand, int]]:
+        """What should wait of each image, the one asked for last first."""
+        now = self._now()
+        left = self._most
+        targets = []
+        templates = [demand for demand in self._demands.values() if demand.is_template]
+        templates.sort(key=lambda demand: demand.asked_at, reverse=True)
+        for index, demand in enumerate(templates):
+            target = 0
+            if index == 0 or now - demand.asked_at < _REMEMBERED_S:
+                needed = math.ceil(2 * demand.rate(now) * self._refill_s)
+                target = min(left, max(self._least, needed))
+            left -= target
+            targets.append((demand, target))
+        return targets
+
+    def _known(self, wish: Wish) -> _Demand:
+        demand = self._demands.get(wish.key)
+        if demand is None:
+            self._make_room()
+            demand = self._demands[wish.key] = _Demand(wish, self._now())
+        return demand
+
+    def _make_room(self) -> None:
+        if len(self._demands) < _IMAGES_KNOWN:
+            return
+        idle = [(known.asked_at, key) for key, known in self._demands.items() if not known.places]
+        if idle:
+            del self._demands[min(idle, key=lambda entry: entry[0])[1]]

@@ -1,0 +1,65 @@
+"""How a place becomes a warm sandbox, and how that is woken.
+
+restore -> the agent answers -> its first steps are done once -> frozen    -> thawed
+"""
+
+from typing import Protocol, runtime_checkable
+
+import structlog
+
+from alcove.node.drivers.driver import Driver, Found, Image, Place
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.guest_commands import GuestCommands
+
+_log = structlog.get_logger()
+
+_ANSWER_S = 10.0
+_USER = "user"
+
+
+@runtime_checkable
+class FreezingDriver(Protocol):
+    """A driver that can make a running instance stand still at no cost."""
+
+    async def freeze(self, place: Place) -> None: ...
+
+    def thaw(self, place: Place) -> None:
+        """Let it go on at once; no harm if it was not frozen."""
+        ...
+
+
+class Warming:
+    """Warms and wakes."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def warm(self, place: Place, image: Image, *, is_build: bool) -> None:
+        """Leave a frozen sandbox in a prepared place. Raises DriverError or GuestError.
+
+        In that of a build the agent also does what every client asks first, so that its pages and
+        threads are there; a user's snapshot is left as its owner left it.
+        """
+        await self._driver.restore(place, image)
+        guest = GuestClient(self._driver, place, "")
+        await guest.healthy(_ANSWER_S)
+        if is_build:
+            await guest.init({}, _ANSWER_S)
+            await self._run_something(place)
+        if isinstance(self._driver, FreezingDriver):
+            await self._driver.freeze(place)
+
+    async def _run_something(self, place: Place) -> None:
+        try:
+            await GuestCommands(self._driver, place).run("true", _USER, _ANSWER_S)
+        except GuestError as error:
+            # An image without a shell is as good as ever, only its first command takes longer.
+            _log.info("place.no_first_command", place=place.name, error=str(error))
+
+    async def wake(self, place: Place) -> bool:
+        """Let it run; False if nothing is there to run."""
+        if await self._driver.find(place) is not Found.RUNNING:
+            return False
+        if isinstance(self._driver, FreezingDriver):
+            self._driver.thaw(place)
+        return True
