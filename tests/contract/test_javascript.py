@@ -1,17 +1,20 @@
-"""Runs the official JavaScript SDK's contract tests (js/contract.test.js) against the stack."""
+"""Runs the official JavaScript SDK's contract tests (js/*.test.js) against the stack."""
 
 import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from stack import Stack
 
 FOLDER = Path(__file__).parent / "js"
 
 
-def test_javascript_sdk(stack: Stack) -> None:
+@pytest.mark.parametrize(("script", "count"), [("contract.test.js", 9), ("travel.test.js", 6)])
+def test_javascript_sdk(stack: Stack, script: str, count: int) -> None:
     finished = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "contract.test.js"],
+        ["node", "--test", "--test-reporter=spec", script],
         cwd=FOLDER,
         env=os.environ | stack.environment,
         capture_output=True,
@@ -19,4 +22,4 @@ def test_javascript_sdk(stack: Stack) -> None:
         timeout=110,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "pass 9" in finished.stdout
+    assert f"pass {count}" in finished.stdout
