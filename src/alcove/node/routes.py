@@ -20,16 +20,31 @@ from alcove.node.drivers.driver import Driver, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.places import Places, memory_available_mib
+from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
 from alcove.wire.errors import ErrorCode, Problem
-from alcove.wire.ids import BuildId, InvalidIdError, NodeId, SandboxId, parse_sandbox_id
-from alcove.wire.node import ImageReport, ImageSpec, LogEntry, NodeReport, SandboxSpec
+from alcove.wire.ids import (
+    BuildId,
+    InvalidIdError,
+    NodeId,
+    SandboxId,
+    SnapshotId,
+    parse_sandbox_id,
+)
+from alcove.wire.node import (
+    ImageReport,
+    ImageSpec,
+    LogEntry,
+    NodeReport,
+    SandboxSpec,
+    SnapshotSpec,
+)
 from alcove.wire.states import StopReason
 from alcove.wire.tokens import same
 
 _BODY_MAX_BYTES = 1 << 20
 _OPEN_PATHS = {"/health", "/metrics"}
-_M = TypeVar("_M", SandboxSpec, ImageSpec)
+_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec)
 
 
 class ImageStore(Protocol):
@@ -59,6 +74,7 @@ class Api:
         supervisor: Supervisor,
         places: Places,
         images: ImageStore,
+        snapshots: Snapshots,
         events: Events,
         data_dir: Path,
         problems: Sequence[str],
@@ -68,6 +84,7 @@ class Api:
         self._supervisor = supervisor
         self._places = places
         self._images = images
+        self._snapshots = snapshots
         self._events = events
         self._data_dir = data_dir
         self._problems = problems
@@ -86,6 +103,10 @@ class Api:
             Route("/v1/sandboxes/{id}", self._stop, methods=["DELETE"]),
             Route("/v1/sandboxes/{id}/usage", self._usage),
             Route("/v1/sandboxes/{id}/logs", self._sandbox_log),
+            Route("/v1/sandboxes/{id}/snapshots", self._save, methods=["POST"]),
+            Route("/v1/snapshots", self._snapshot_list),
+            Route("/v1/snapshots/{id}", self._snapshot, methods=["GET"]),
+            Route("/v1/snapshots/{id}", self._delete_snapshot, methods=["DELETE"]),
             Route("/v1/images", self._image_list),
             Route("/v1/images/{id}", self._build, methods=["PUT"]),
             Route("/v1/images/{id}", self._image, methods=["GET"]),
@@ -131,6 +152,24 @@ class Api:
 
     async def _sandbox_log(self, request: Request) -> Response:
         return _entries(self._supervisor.log(_sandbox_id(request), _number(request, "after")))
+
+    async def _save(self, request: Request) -> Response:
+        wanted = await _read(request, SnapshotSpec)
+        if wanted.sandbox_id != _sandbox_id(request):
+            raise InvalidRequestError("the sandbox id in the path and in the body differ")
+        return JSONResponse((await self._supervisor.save(wanted)).to_json())
+
+    async def _snapshot(self, request: Request) -> Response:
+        return JSONResponse(self._snapshots.report(_snapshot_id(request)).to_json())
+
+    async def _snapshot_list(self, request: Request) -> Response:
+        del request
+        reports = [report.to_json() for report in self._snapshots.reports()]
+        return JSONResponse({"snapshots": reports})
+
+    async def _delete_snapshot(self, request: Request) -> Response:
+        await self._snapshots.remove(_snapshot_id(request))
+        return Response(status_code=204)
 
     async def _build(self, request: Request) -> Response:
         spec = await _read(request, ImageSpec)
@@ -237,13 +276,19 @@ def _check(data: dict[str, Any], kind: type[_M]) -> None:
             if field.default is MISSING and field.default_factory is MISSING:
                 raise InvalidRequestError(f"{field.name} is missing")
             continue
-        value = data[field.name]
         expected: type[Any] = dict if field.default_factory is dict else _TYPES.get(field.name, str)
-        if type(value) is not expected or (isinstance(value, int) and value < _LEAST[expected]):
+        if not _valid(data[field.name], expected, may_be_zero=field.name in _MAY_BE_ZERO):
             raise InvalidRequestError(f"{field.name} is not a valid {expected.__name__}")
     env_vars = data.get("env_vars", {})
     if not all(isinstance(text, str) for text in env_vars.values()):
         raise InvalidRequestError("env_vars must map names to texts")
+
+
+def _valid(value: Any, expected: type[Any], *, may_be_zero: bool) -> bool:
+    if expected not in {int, float}:
+        return type(value) is expected
+    kinds = {int} if expected is int else {int, float}
+    return type(value) in kinds and (value > 0 or (may_be_zero and value == 0))
 
 
 _TYPES: dict[str, type[Any]] = {
@@ -252,8 +297,15 @@ _TYPES: dict[str, type[Any]] = {
     "memory_mib": int,
     "disk_mib": int,
     "internet": bool,
+    "reboot": bool,
+    "boots": int,
+    "idle_after_s": float,
+    "freeze_after_s": float,
+    "memory": bool,
+    "stop": bool,
+    "require_healthy": bool,
 }
-_LEAST: dict[type[Any], int] = {int: 1, bool: 0}
+_MAY_BE_ZERO = {"boots", "idle_after_s", "freeze_after_s"}
 
 
 def _sandbox_id(request: Request) -> SandboxId:
@@ -262,6 +314,10 @@ def _sandbox_id(request: Request) -> SandboxId:
         return parse_sandbox_id(text)
     except InvalidIdError as error:
         raise InvalidRequestError(f"{text!r} is not a sandbox id") from error
+
+
+def _snapshot_id(request: Request) -> SnapshotId:
+    return SnapshotId(request.path_params["id"])
 
 
 def _reason(request: Request) -> StopReason:
