@@ -49,7 +49,7 @@ async def handle(method: str, path: str, headers: dict, body: bytes) -> tuple[in
         wanted = json.loads(body)
         STATE["token"] = wanted.get("accessToken")
         STATE["env"] |= wanted.get("envVars", {})
-        return 204, b""
+        return 200, b'{"changes": {}}'
     if path == "/envs":
         return 200, json.dumps(STATE["env"]).encode()
     if path == "/run":

@@ -1,5 +1,6 @@
 """The one place that waits for processes: our own children, and orphans that fall to PID 1."""
 
+import asyncio
 import ctypes
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ class Children:
 
     def __init__(self) -> None:
         self._watched: dict[int, Callable[[int], None]] = {}
+        self._ended = asyncio.Event()
 
     def watch(self, pid: int, on_exit: Callable[[int], None]) -> None:
         """Call `on_exit(wait status)` once. Must follow the start without an await between."""
@@ -26,9 +28,19 @@ class Children:
                 return
             if pid == 0:
                 return
+            self._ended.set()
             on_exit = self._watched.pop(pid, None)
             if on_exit is not None:
                 on_exit(status)
+
+    async def next_end(self, timeout_s: float) -> None:
+        """Return once any child has ended, at the latest after the time given."""
+        self._ended.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return
 
     def pids(self) -> list[int]:
         return list(self._watched)

@@ -22,6 +22,8 @@ class Environment:
     sandbox_id: str | None = None
     template_id: str | None = None
     lifecycle_id: str | None = None
+    boots: int = 0
+    """How often the sandbox was rebooted."""
     max_processes: int | None = None
     """RLIMIT_NPROC of users other than root; None leaves it as it is."""
     path: str = DEFAULT_PATH

@@ -25,7 +25,7 @@ from alcove.guest.multipart import (
 from alcove.guest.refusals import as_http
 from alcove.guest.upload import Upload, decoded_body, metadata_of
 from alcove.guest.users import InvalidPathError, UnknownUserError, User
-from alcove.guest.watch import Watchers
+from alcove.guest.watchers import Watchers
 
 _FILE_FIELD = "file"
 _MAX_COMPOSE_BYTES = 1024 * 1024

@@ -4,6 +4,7 @@ The agent acts as root; the caller's user decides what relative paths mean and w
 made. Every file operation runs in a thread and takes a bounded number of entries.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -17,12 +18,8 @@ from alcove.guest.entries import Owners, describe
 from alcove.guest.refusals import as_connect, file_not_found
 from alcove.guest.rpc import Call, Message, Rpc
 from alcove.guest.users import InvalidPathError
-from alcove.guest.watch import (
-    EventsLostError,
-    TooManyDirectoriesError,
-    TooManyWatchersError,
-    Watchers,
-)
+from alcove.guest.watch import EventsLostError, TooManyDirectoriesError
+from alcove.guest.watchers import TooManyWatchersError, Watchers
 from alcove.wire import filesystem as wire
 from alcove.wire.connect import ConnectError
 from alcove.wire.errors import Code
@@ -101,8 +98,11 @@ class _Filesystem:
                     yield {"keepalive": {}}
         except EventsLostError as error:
             raise ConnectError(Code.DATA_LOSS, str(error)) from error
+        except KeyError:
+            raise _no_watcher(watcher_id) from None  # the sandbox was rebooted
         finally:
-            await self._watchers.remove(watcher_id)
+            with contextlib.suppress(KeyError):
+                await self._watchers.remove(watcher_id)
 
     async def create_watcher(self, message: Message, call: Call) -> Message:
         return {"watcherId": await self._open(message, call)}

@@ -2,9 +2,13 @@
 
 Idempotent. Everything is checked before anything is changed (contract e2b 3.1). Template builds
 call it too, without a sandbox's name or token: what it does then need not be done in each sandbox.
+The answer says what it made this sandbox's own: {"changes": {"hostname": true, ...}}.
 """
 
+import contextlib
 import json
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +16,16 @@ from typing import Any
 
 from alcove.guest.app import Route
 from alcove.guest.auth import TOKEN_HEADER, UNAUTHORIZED
+from alcove.guest.children import Children
 from alcove.guest.environment import Environment
 from alcove.guest.http import HttpError, Request, Response
 from alcove.guest.machine import Machine
 from alcove.wire import tokens
 
+Changes = dict[str, bool | int | float]
+
 _MAX_BODY_BYTES = 8 * 1024 * 1024
+_EVERY_PROCESS = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +42,21 @@ class _Given:
     template_id: str | None
     lifecycle_id: str | None
     ca_bundle: str | None
+    boots: int | None
+    reseed: bool | None
     max_processes: int | None
 
 
-def routes(environment: Environment, machine: Machine | None) -> list[Route]:
+def routes(environment: Environment, machine: Machine | None, children: Children) -> list[Route]:
     """`machine` None: the agent does not own what it runs on and leaves it alone."""
 
     async def init(request: Request) -> Response:
         given = _parse(await request.read(_MAX_BODY_BYTES))
         _authorize(request, given, environment)
-        _apply(given, environment, machine)
-        return Response(204)
+        changes = _apply(given, environment, children)
+        if machine is not None:
+            changes |= _change_machine(given, environment, machine)
+        return Response.json({"changes": changes})
 
     return [("POST", "/init", init)]
 
@@ -59,7 +71,16 @@ def _authorize(request: Request, given: _Given, environment: Environment) -> Non
         raise HttpError(401, UNAUTHORIZED)
 
 
-def _apply(given: _Given, environment: Environment, machine: Machine | None) -> None:
+def _apply(given: _Given, environment: Environment, children: Children) -> Changes:
+    changes: Changes = {
+        "sandbox_id": given.sandbox_id not in {None, environment.sandbox_id},
+        "token": given.access_token not in {None, environment.access_token},
+        "env_vars": len(given.env_vars.items() - environment.env_vars.items()),
+    }
+    # Who was told nothing else draws new numbers when it becomes another sandbox: one that goes on
+    # after a pause keeps the order of numbers that its programs asked for by a seed.
+    reseed = changes["sandbox_id"] if given.reseed is None else given.reseed
+    environment.boots = given.boots or (0 if changes["sandbox_id"] else environment.boots)
     environment.env_vars.update(given.env_vars)
     environment.access_token = given.access_token or environment.access_token
     environment.default_user = given.default_user or environment.default_user
@@ -69,9 +90,9 @@ def _apply(given: _Given, environment: Environment, machine: Machine | None) -> 
     environment.lifecycle_id = given.lifecycle_id or environment.lifecycle_id
     environment.max_processes = given.max_processes or environment.max_processes
     _announce(environment)
-    _reseed()
-    if machine is not None:
-        _change_machine(given, environment, machine)
+    if reseed:
+        _reseed(children)
+    return changes | {"entropy": bool(reseed)}
 
 
 def _announce(environment: Environment) -> None:
@@ -83,23 +104,32 @@ def _announce(environment: Environment) -> None:
         environment.env_vars["E2B_TEMPLATE_ID"] = environment.template_id
 
 
-def _reseed() -> None:
-    """Clones of one snapshot must not draw the same numbers."""
+def _reseed(children: Children) -> None:
+    """Clones of one snapshot must not draw the same numbers.
+
+    SIGURG is ignored by programs that do not ask for it; the Python of our templates does, and
+    seeds its generators anew (docs/reference/clones.md).
+    """
     random = sys.modules.get("random")
     if random is not None:
         random.seed()
+    for pid in [_EVERY_PROCESS] if os.getpid() == 1 else children.pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGURG)
 
 
-def _change_machine(given: _Given, environment: Environment, machine: Machine) -> None:
+def _change_machine(given: _Given, environment: Environment, machine: Machine) -> Changes:
+    changes: Changes = {}
     if given.timestamp_s is not None:
-        machine.set_clock(given.timestamp_s)
+        changes["clock_s"] = machine.set_clock(given.timestamp_s)
     if given.hostname is not None:
-        machine.set_hostname(given.hostname)
-    machine.set_boot_id(environment.sandbox_id or "")
+        changes["hostname"] = machine.set_hostname(given.hostname)
+    changes["boot_id"] = machine.set_boot_id(environment.sandbox_id or "", environment.boots)
     if given.ca_bundle is not None:
         for name, value in machine.trust(given.ca_bundle).items():
             environment.env_vars.setdefault(name, value)
     machine.mark(environment.sandbox_id, environment.template_id)
+    return changes
 
 
 def _parse(body: bytes) -> _Given:
@@ -120,6 +150,8 @@ def _parse(body: bytes) -> _Given:
         template_id=_text(data, "templateId"),
         lifecycle_id=_text(data, "lifecycleID"),
         ca_bundle=_text(data, "caBundle"),
+        boots=_boots(data.get("boots")),
+        reseed=_flag(data, "reseed"),
         max_processes=_max_processes(data.get("limits")),
     )
 
@@ -129,6 +161,19 @@ def _text(data: dict[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise HttpError(400, f"{name} must be a text")
     return value or None
+
+
+def _flag(data: dict[str, Any], name: str) -> bool | None:
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise HttpError(400, f"{name} must be true or false")
+    return value
+
+
+def _boots(value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise HttpError(400, "boots must be a whole number")
+    return value
 
 
 def _env_vars(value: Any) -> dict[str, str]:

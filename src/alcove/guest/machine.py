@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ _HOSTS_MARK = "# alcove"
 _SUDO, _DISTRIBUTED = "/usr/bin/sudo", ".distrib"
 _OWN_SUDO = "/.alcove/bin/sudo"
 _CLOCK_TOLERANCE_S = 0.05
+_IN_MEMORY = ("/dev/shm", "/run/user")  # noqa: S108 - emptied, not used
 
 _EXTRA_CA = "/run/alcove/ca.pem"
 _CA_SOURCES = "/usr/local/share/ca-certificates"
@@ -58,7 +60,9 @@ class Machine:
                 if text is not None:
                     self._write(f"/run/e2b/.E2B_{name}", text)
 
-    def set_hostname(self, name: str) -> None:
+    def set_hostname(self, name: str) -> bool:
+        """Say whether it was another one."""
+        before = self._read("/etc/hostname")
         with _optional("/etc/hosts"):
             # sudo and others look their own host up; without a line they wait for DNS.
             lines = [line for line in self._lines("/etc/hosts") if _HOSTS_MARK not in line]
@@ -68,6 +72,7 @@ class Machine:
         if not self._root and socket.gethostname() != name:
             with _optional("hostname"):
                 socket.sethostname(name)
+        return before != f"{name}\n"
 
     def replace_sudo(self) -> bool:
         """Where set-user-ID programs do nothing, put the agent's own sudo in place of the image's.
@@ -92,21 +97,37 @@ class Machine:
             return True
         return False
 
-    def set_clock(self, now_s: float) -> None:
-        if self._root or abs(time.time() - now_s) < _CLOCK_TOLERANCE_S:
-            return
+    def set_clock(self, now_s: float) -> float:
+        """By how many seconds it was wrong; 0.0 where it was left as it is."""
+        wrong_s = time.time() - now_s
+        if self._root or abs(wrong_s) < _CLOCK_TOLERANCE_S:
+            return 0.0
         with _optional("clock"):
             time.clock_settime(time.CLOCK_REALTIME, now_s)
+            return round(wrong_s, 3)
+        return 0.0
 
-    def set_boot_id(self, sandbox_id: str) -> None:
-        """A boot id of this sandbox's own: the same over pause and resume, no clone's."""
-        digest = hashlib.sha256(b"boot-id:" + sandbox_id.encode()).digest()
+    def set_boot_id(self, sandbox_id: str, boots: int) -> bool:
+        """A boot id of this sandbox's own: the same over pause and resume, no clone's.
+
+        Another one after every reboot. Say whether it changed.
+        """
+        life = f":{boots}" if boots else ""
+        digest = hashlib.sha256(f"boot-id:{sandbox_id}{life}".encode()).digest()
         text = f"{_as_uuid(digest[:16])}\n"
         with _optional("boot id"):
             path = "/run/alcove/boot_id"
+            changed = self._read(path) != text
             self._write(path, text)
             if not self._root and self._read(_BOOT_ID) != text:
                 _bind(path, _BOOT_ID)
+            return changed
+        return False
+
+    def forget_memory(self) -> None:
+        """Empty the directories that a machine has in memory and loses when it reboots."""
+        for directory in _IN_MEMORY:
+            _empty(self._root + directory)
 
     def trust(self, pem: str) -> dict[str, str]:
         """Add certificates to the trust store; give the variables that point programs to it."""
@@ -189,3 +210,19 @@ def _bind(source: str, target: str) -> None:
     if libc.mount(source.encode(), target.encode(), None, _MS_BIND, None) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), target)
+
+
+def _empty(directory: str) -> None:
+    try:
+        with os.scandir(directory) as found:
+            entries = list(found)
+    except OSError:
+        return  # the image has none
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            try:
+                os.unlink(entry.path)
+            except OSError:
+                continue  # mounted on, or gone

@@ -22,9 +22,10 @@ from alcove.guest.http import Request, Response
 from alcove.guest.machine import Machine
 from alcove.guest.process_rpc import ProcessRpc
 from alcove.guest.processes import Processes
+from alcove.guest.reboot import Reboot
 from alcove.guest.rpc import Rpc
 from alcove.guest.server import serve
-from alcove.guest.watch import Watchers
+from alcove.guest.watchers import Watchers
 from alcove.wire.hosts import GUEST_PORT
 
 _MAX_OPEN_FILES = 1024 * 1024
@@ -44,15 +45,17 @@ def build_app(environment: Environment, children: Children, machine: Machine | N
     rpc = Rpc(environment)
     ProcessRpc(processes).register(rpc)
     watchers = Watchers()
+    forwarder = ports.Forwarder()
     filesystem.register(rpc, watchers)
     return App(
         environment,
         [
             *health.routes(environment),
-            *init.routes(environment, machine),
+            *init.routes(environment, machine, children),
             *files.routes(environment, watchers),
-            *ports.routes(),
+            *ports.routes(forwarder),
             *memory.routes(processes),
+            *Reboot(children, processes, watchers, forwarder, machine).routes,
             ("POST", "/settle", _settle),
             *rpc.routes,
         ],

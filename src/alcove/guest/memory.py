@@ -24,7 +24,9 @@ _LARGE_SHARE, _TOGETHER_SHARE = 1 / 8, 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class Running:
+    """A process, as /proc shows it."""
+
     pid: int
     parent: int
     command: str
@@ -53,7 +55,7 @@ def _used_bytes(body: bytes) -> int:
 
 def _end_largest(processes: Processes, used_bytes: int) -> dict[str, str | int]:
     """End one process and tell the clients of the command it belongs to; {} if none would help."""
-    running = _descendants(_read_all())
+    running = descendants()
     while running:
         victim = max(running.values(), key=lambda process: process.rss_bytes)
         together = sum(process.rss_bytes for process in running.values())
@@ -75,9 +77,9 @@ def _end_largest(processes: Processes, used_bytes: int) -> dict[str, str | int]:
     return {}
 
 
-def _owner(victim: _Running, running: dict[int, _Running], processes: Processes) -> Process | None:
+def _owner(victim: Running, running: dict[int, Running], processes: Processes) -> Process | None:
     """The started command the victim is, or descends from."""
-    current: _Running | None = victim
+    current: Running | None = victim
     while current is not None:
         process = processes.by_pid(current.pid)
         if process is not None and process.running:
@@ -86,8 +88,9 @@ def _owner(victim: _Running, running: dict[int, _Running], processes: Processes)
     return None
 
 
-def _descendants(everything: dict[int, _Running]) -> dict[int, _Running]:
-    """Those that descend from the agent: as PID 1 that is all others."""
+def descendants() -> dict[int, Running]:
+    """The processes that descend from the agent: as PID 1 that is all others."""
+    everything = _read_all()
     agent = os.getpid()
     chosen = {}
     for process in everything.values():
@@ -99,7 +102,7 @@ def _descendants(everything: dict[int, _Running]) -> dict[int, _Running]:
     return chosen
 
 
-def _read_all() -> dict[int, _Running]:
+def _read_all() -> dict[int, Running]:
     found = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -110,5 +113,5 @@ def _read_all() -> dict[int, _Running]:
         command, _, rest = text.partition("(")[2].rpartition(")")
         fields = rest.split()
         rss_bytes = int(fields[_RSS_PAGES]) * _PAGE_BYTES
-        found[int(name)] = _Running(int(name), int(fields[_PARENT]), command, rss_bytes)
+        found[int(name)] = Running(int(name), int(fields[_PARENT]), command, rss_bytes)
     return found

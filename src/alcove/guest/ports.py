@@ -39,9 +39,7 @@ class _Listener:
         return _is_loopback(self.address)
 
 
-def routes() -> list[Route]:
-    forwarder = Forwarder()
-
+def routes(forwarder: "Forwarder") -> list[Route]:
     async def forward(request: Request) -> Response:
         port = _parse_port(await request.read(_MAX_BODY_BYTES))
         return Response.json({"open": await forwarder.open(port)})
@@ -79,6 +77,11 @@ class Forwarder:
             return any(not listener.loopback for listener in _listeners(port))
         return True
 
+    def close(self) -> None:
+        """Close every relay."""
+        for relay in list(self._relays.values()):
+            relay.close()
+
     def _forget(self, port: int) -> None:
         self._relays.pop(port, None)
 
@@ -96,10 +99,11 @@ class _Relay:
         self._connections = 0
         self._unused_since_s = asyncio.get_running_loop().time()
         self._server: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._pass_on, self.address, self._port)
-        spawn(self._watch(), name=f"relay of port {self._port}")
+        self._watching = spawn(self._watch(), name=f"relay of port {self._port}")
 
     async def _watch(self) -> None:
         """Close when the service is gone or nobody has used the relay for a while."""
@@ -109,8 +113,14 @@ class _Relay:
             unused = not self._connections and loop.time() - self._unused_since_s > _UNUSED_S
             if unused or self._service not in _listeners(self._port):
                 break
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening; connections that are open end with the service."""
         if self._server is not None:
             self._server.close()
+        if self._watching is not None:
+            self._watching.cancel()
         self._on_close(self._port)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

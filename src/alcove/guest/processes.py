@@ -284,6 +284,11 @@ class Processes:
         tagged = (process for process in reversed(self._by_pid.values()) if process.tag == tag)
         return next(tagged, None)
 
+    def forget_ended(self) -> None:
+        """Forget at once what has ended: its numbers mean nothing to a client any more."""
+        for pid in list(self._ended):
+            self._forget(pid)
+
     def _keep_for_a_while(self, process: Process) -> None:
         if self._by_pid.get(process.pid) is not process:
             return  # its number has come round again while others held its output open

@@ -24,6 +24,9 @@ _DIAL_S = 0.5
 _FIRST_ATTEMPT_S = 3.0
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
+_CHANGES = frozenset(
+    {"sandbox_id", "token", "env_vars", "entropy", "clock_s", "hostname", "boot_id"}
+)
 
 
 class GuestError(Exception):
@@ -65,10 +68,27 @@ class GuestClient:
         answer = await self._retry("GET", "/health", None, timeout_s)
         _expect(answer, {200, 204}, "GET /health")
 
-    async def init(self, settings: Mapping[str, Any], timeout_s: float) -> None:
-        """Give a restored guest its identity; may be repeated."""
+    async def init(self, settings: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Give a restored guest its identity and return what it changed; may be repeated.
+
+        A guest that has a token already takes a new one from a client that was made with the old.
+        """
         answer = await self._retry("POST", "/init", settings, timeout_s)
-        _expect(answer, {200, 204}, "POST /init")
+        _expect(answer, {200}, "POST /init")
+        changes = _object(answer).get("changes")
+        if not isinstance(changes, dict):
+            raise GuestError("the answer to POST /init says no changes")
+        # Of what a hostile guest says, nothing but plain values under names we know is kept.
+        return {
+            name: value
+            for name, value in changes.items()
+            if name in _CHANGES and isinstance(value, bool | int | float)
+        }
+
+    async def reboot(self, timeout_s: float) -> None:
+        """Have the agent end everything but itself and empty what is only in memory."""
+        answer = await self._call("POST", "/reboot", None, timeout_s)
+        _expect(answer, {200}, "POST /reboot")
 
     async def settle(self, timeout_s: float) -> None:
         """Before a snapshot: have the agent put its memory in order."""

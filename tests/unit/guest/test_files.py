@@ -32,7 +32,8 @@ from alcove.guest.environment import Environment
 from alcove.guest.http import HttpError, Request
 from alcove.guest.server import serve
 from alcove.guest.upload import Upload, decoded_body
-from alcove.guest.watch import Watcher, Watchers
+from alcove.guest.watch import Watcher
+from alcove.guest.watchers import Watchers
 from alcove.wire.tokens import file_signature
 
 ROOT = os.geteuid() == 0

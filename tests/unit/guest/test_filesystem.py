@@ -11,7 +11,7 @@ from alcove.guest import filesystem
 from alcove.guest.environment import Environment
 from alcove.guest.http import Request
 from alcove.guest.rpc import Rpc
-from alcove.guest.watch import Watchers
+from alcove.guest.watchers import Watchers
 from alcove.wire import connect
 
 USER = "nobody" if os.geteuid() == 0 else None

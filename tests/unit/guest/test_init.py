@@ -26,7 +26,7 @@ def test_before_init_everybody_may_call(agent: Agent) -> None:
 
 
 def test_with_a_token_only_its_holders_may_call(own_agent: Agent) -> None:
-    assert own_agent.init(accessToken="secret").status == 204
+    assert own_agent.init(accessToken="secret").status == 200
     for method, path in [
         ("GET", "/envs"),
         ("GET", "/metrics"),
@@ -34,6 +34,7 @@ def test_with_a_token_only_its_holders_may_call(own_agent: Agent) -> None:
         ("POST", "/forward"),
         ("POST", "/memory/relieve"),
         ("POST", "/settle"),
+        ("POST", "/reboot"),
         ("POST", "/files/compose"),
         ("GET", "/nowhere"),
     ]:
@@ -53,8 +54,8 @@ def test_who_knows_the_token_may_init_again_and_change_it(own_agent: Agent) -> N
     own_agent.init(accessToken="first")
     assert own_agent.init(accessToken="second").status == 401
     assert own_agent.init(envVars={"A": "1"}).status == 401
-    assert own_agent.init(accessToken="first", envVars={"A": "1"}).status == 204
-    assert own_agent.init({"x-access-token": "first"}, accessToken="second").status == 204
+    assert own_agent.init(accessToken="first", envVars={"A": "1"}).status == 200
+    assert own_agent.init({"x-access-token": "first"}, accessToken="second").status == 200
     assert own_agent.init(accessToken="first").status == 401
     envs = own_agent.request("GET", "/envs", headers={"x-access-token": "second"}).json
     assert envs["A"] == "1"
@@ -75,7 +76,7 @@ def test_init_may_be_repeated(own_agent: Agent) -> None:
         "hyperloopIP": "10.0.0.1",
     }
     for _ in range(2):
-        assert own_agent.init(**body).status == 204
+        assert own_agent.init(**body).status == 200
     files = {
         str(path.relative_to(own_agent.root)): path.read_text()
         for path in own_agent.root.rglob("*")
@@ -111,6 +112,9 @@ def test_the_default_directory_is_used_when_it_exists(own_agent: Agent) -> None:
         b'{"timestamp":"yesterday"}',
         b'{"limits":{"nproc":0}}',
         b'{"limits":5}',
+        b'{"boots":-1}',
+        b'{"boots":true}',
+        b'{"reseed":1}',
         b"[" * 100_000,
     ],
 )
@@ -167,8 +171,72 @@ def test_boot_ids_differ_by_sandbox_and_stay_with_it(tmp_path: Path) -> None:
     machine = Machine(str(tmp_path))
     found = []
     for sandbox_id in ("ione", "itwo", "ione"):
-        machine.set_boot_id(sandbox_id)
+        machine.set_boot_id(sandbox_id, 0)
         found.append((tmp_path / "run/alcove/boot_id").read_text())
     assert found[0] == found[2] != found[1]
     assert [uuid.UUID(text.strip()).version for text in found] == [4, 4, 4]
     assert uuid.UUID(found[0].strip()).variant == uuid.RFC_4122
+
+
+def test_a_reboot_gives_another_boot_id_and_a_resume_the_same(own_agent: Agent) -> None:
+    def boot_id() -> str:
+        return (own_agent.root / "run/alcove/boot_id").read_text()
+
+    own_agent.init(sandboxId="ione")
+    first = boot_id()
+    assert own_agent.init(sandboxId="ione", boots=0).json["changes"]["boot_id"] is False
+    assert boot_id() == first
+    assert own_agent.init(sandboxId="ione", boots=1).json["changes"]["boot_id"] is True
+    second = boot_id()
+    own_agent.init(sandboxId="ione")
+    assert boot_id() == second != first
+    own_agent.init(sandboxId="itwo", boots=1)
+    assert boot_id() not in {first, second}
+
+
+def test_init_says_what_it_made_its_own(own_agent: Agent) -> None:
+    body = {"accessToken": "t", "sandboxId": "iabc", "hostname": "iabc", "envVars": {"A": "1"}}
+    changed = own_agent.init(**body).json["changes"]
+    assert changed == {
+        "sandbox_id": True,
+        "token": True,
+        "env_vars": 1,
+        "entropy": True,
+        "hostname": True,
+        "boot_id": True,
+    }
+    again = own_agent.init(**body).json["changes"]
+    assert set(again) == set(changed)
+    assert not any(again.values())
+    clone = own_agent.init({"x-access-token": "t"}, accessToken="u", sandboxId="idef").json
+    assert clone["changes"] == {
+        "sandbox_id": True,
+        "token": True,
+        "env_vars": 0,
+        "entropy": True,
+        "boot_id": True,
+    }
+
+
+SEEDED = """
+import random, signal, sys
+random.seed(1)
+signal.signal(signal.SIGURG, lambda *_: print("urged", flush=True))
+print("ready", flush=True)
+for line in sys.stdin: print(line, end="", flush=True)
+"""
+
+
+def test_programs_are_told_to_reseed_when_the_sandbox_is_another(own_agent: Agent) -> None:
+    own_agent.init(sandboxId="ione")
+    program = own_agent.start("python3", "-c", SEEDED, stdin=True)
+    program.until_stdout(b"ready")
+    assert own_agent.init(sandboxId="ione").json["changes"]["entropy"] is False
+    assert own_agent.init(sandboxId="itwo").json["changes"]["entropy"] is True
+    program.until_stdout(b"urged")
+    assert own_agent.init(sandboxId="itwo", reseed=True).json["changes"]["entropy"] is True
+    program.until_stdout(b"urged\nurged")
+    assert own_agent.init(sandboxId="ithree", reseed=False).json["changes"]["entropy"] is False
+    own_agent.unary("CloseStdin", {"process": {"pid": program.result.pid}})
+    assert program.rest().end == {"exitCode": 0, "exited": True, "status": "exit status 0"}
+    assert program.result.stdout.count(b"urged") == 2

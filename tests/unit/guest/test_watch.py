@@ -8,7 +8,8 @@ from in_loop import in_loop
 
 from alcove.guest import watch
 from alcove.guest.inotify import Inotify, Mask
-from alcove.guest.watch import EventsLostError, Watcher, Watchers
+from alcove.guest.watch import EventsLostError, Watcher
+from alcove.guest.watchers import Watchers
 
 
 class Scene:

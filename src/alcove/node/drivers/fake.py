@@ -195,6 +195,8 @@ class FakeDriver:
                 return 200, {"open": False}
             case "/memory/relieve":
                 return 200, {}
+            case "/reboot":
+                return 200, {"ended": 0}
             case "/exit":
                 self._exit(place, f"exit {int(body or b'0')}")
                 return 204, None
@@ -211,7 +213,7 @@ class FakeDriver:
         state["token"] = token or state["token"]
         state["env"] |= wanted.get("envVars") or {}
         _save(place, state)
-        return 204, None
+        return 200, {"changes": {"token": token is not None}}
 
 
 async def _request(
