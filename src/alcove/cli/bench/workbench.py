@@ -1,7 +1,7 @@
 """The sandboxes of one run of the bench: marked, so that whatever ends the run, they go.
 
-Every sandbox carries MARK in its metadata, and forks inherit it. `close` ends what is marked; the
-next run begins with the same, for those of a run that was killed.
+Every sandbox carries MARK in its metadata, and forks inherit it. A run ends by ending what is
+marked; the next one begins with the same, for what a run left that was killed.
 """
 
 import http.client
@@ -15,6 +15,8 @@ from alcove.cli.installation import Installation
 from alcove.wire.hosts import GUEST_PORT
 
 MARK = {"alcove-bench": "1"}
+CHECKPOINTS = "alcove-bench"
+"""Name of every checkpoint that the bench takes."""
 LIFE_S = 900
 REQUEST_LIMIT_S = 300.0
 
@@ -29,7 +31,7 @@ class Workbench:
             headers={"X-API-Key": installation.api_key()},
             timeout=REQUEST_LIMIT_S,
         )
-        self._checkpoints: list[tuple[str, str]] = []
+        self._checkpoints = 0
 
     def __enter__(self) -> Self:
         self.sweep()
@@ -41,8 +43,6 @@ class Workbench:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        for sandbox_id, checkpoint in self._checkpoints:
-            self._api.delete(f"/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint}")
         self.sweep()
         self._api.close()
 
@@ -73,8 +73,9 @@ class Workbench:
 
     def checkpoint(self, sandbox_id: str) -> str:
         """Take a checkpoint, which goes when the run ends; returns its id."""
-        made: str = self.post(f"/v1/sandboxes/{sandbox_id}/checkpoints", {})["snapshotID"]
-        self._checkpoints.append((sandbox_id, made))
+        self._checkpoints += 1
+        name = {"name": f"{CHECKPOINTS}:{self._checkpoints}"}
+        made: str = self.post(f"/v1/sandboxes/{sandbox_id}/checkpoints", name)["snapshotID"]
         return made
 
     def node_metrics(self) -> dict[str, float]:
@@ -114,13 +115,14 @@ class Workbench:
         return answer.raise_for_status().json()
 
     def sweep(self) -> None:
-        """End every sandbox with the mark, running or paused."""
+        """End every sandbox with the mark, running or paused, and remove the checkpoints."""
         from e2b import Sandbox, SandboxQuery
 
         listed = Sandbox.list(query=SandboxQuery(metadata=MARK))
         while listed.has_next:
             for sandbox in listed.next_items():
                 Sandbox.kill(sandbox.sandbox_id)
+        Sandbox.delete_snapshot(CHECKPOINTS)
 
 
 def handle(record: dict[str, Any]) -> Any:
