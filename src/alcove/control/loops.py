@@ -10,6 +10,7 @@ from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.teams.service import Teams
 from alcove.control.templates.reconcile import TemplateReconciler
 from alcove.wire.ids import SandboxId
@@ -22,6 +23,7 @@ _RECONCILE_S = 30.0
 _SAMPLE_S = 5.0
 _LAST_USED_S = 10.0
 _PURGE_S = 3600.0
+_STRANGERS_S = 300.0
 _RECONNECT_FIRST_S = 0.1
 _RECONNECT_LONGEST_S = 2.0
 
@@ -34,14 +36,21 @@ class Loops:
         teams: Teams,
         templates: TemplateReconciler,
         sandboxes: SandboxReconciler,
+        snapshots: SnapshotReconciler,
+        snapshots_changed: asyncio.Event,
         sampler: Sampler,
         deadlines_changed: asyncio.Event,
     ) -> None:
-        """`deadlines_changed`: a sandbox may end sooner than the expiry loop thought."""
+        """`deadlines_changed`: a sandbox may end sooner than the expiry loop thought.
+
+        `snapshots_changed`: a snapshot may no longer be needed.
+        """
         self._nodes = nodes
         self._teams = teams
         self._templates = templates
         self._sandboxes = sandboxes
+        self._snapshots = snapshots
+        self._snapshots_changed = snapshots_changed
         self._sampler = sampler
         self._deadlines_changed = deadlines_changed
         self._look_at_sandboxes = asyncio.Event()
@@ -59,6 +68,11 @@ class Loops:
                 every(_RECONCILE_S, self._templates.step, wake=self._look_at_templates),
                 name="templates",
             ),
+            spawn(
+                every(_RECONCILE_S, self._snapshots.step, wake=self._snapshots_changed),
+                name="snapshots",
+            ),
+            spawn(every(_STRANGERS_S, self._snapshots.look_for_strangers), name="strangers"),
             spawn(self._expire(), name="expiry"),
             spawn(every(_SAMPLE_S, self._sampler.step), name="metrics"),
             spawn(every(_LAST_USED_S, self._teams.write_last_used), name="last used"),

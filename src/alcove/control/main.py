@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,20 +19,22 @@ from starlette.responses import PlainTextResponse, Response
 
 from alcove import telemetry
 from alcove._version import __version__
-from alcove.control import metrics
+from alcove.control import later, metrics
 from alcove.control.api import Error, errors, json_response
 from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
 from alcove.control.clock import DAY_US, now_us
 from alcove.control.db import Database, DatabaseUnusableError, prepare
-from alcove.control.errors import ControlError, NotAvailableError
+from alcove.control.errors import ControlError
 from alcove.control.events import routes as event_routes
 from alcove.control.loops import Loops
 from alcove.control.nodes.client import HttpNode, NodeClient
 from alcove.control.nodes.service import Nodes
-from alcove.control.sandboxes import internal_routes, observe_routes
+from alcove.control.sandboxes import fork_routes, internal_routes, lineage, observe_routes
 from alcove.control.sandboxes import routes as sandbox_routes
 from alcove.control.sandboxes import store as sandbox_store
+from alcove.control.sandboxes.checkpoints import Checkpoints
 from alcove.control.sandboxes.context import Context, no_checkpoint
+from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.outcomes import Outcomes
@@ -42,9 +43,10 @@ from alcove.control.sandboxes.reconcile import SandboxReconciler
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
+from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams import routes as team_routes
-from alcove.control.teams.auth import CallerOf, Cluster, cluster_key
+from alcove.control.teams.auth import Cluster, cluster_key
 from alcove.control.teams.service import Teams
 from alcove.control.templates import routes as template_routes
 from alcove.control.templates.reconcile import TemplateReconciler
@@ -68,10 +70,14 @@ class Parts:
     nodes: Nodes
     teams: Teams
     templates: Templates
+    snapshots: Snapshots
     sandboxes: Sandboxes
+    checkpoints: Checkpoints
+    forks: Forks
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
     template_reconciler: TemplateReconciler
+    snapshot_reconciler: SnapshotReconciler
     sampler: Sampler
     cluster_token: str
 
@@ -81,6 +87,8 @@ class Parts:
             teams=self.teams,
             templates=self.template_reconciler,
             sandboxes=self.sandbox_reconciler,
+            snapshots=self.snapshot_reconciler,
+            snapshots_changed=self.snapshots.changed,
             sampler=self.sampler,
             deadlines_changed=self.sandboxes.outcomes.deadlines_changed,
         )
@@ -142,12 +150,16 @@ def _assemble(
         nodes=nodes,
         teams=Teams(db, clock),
         templates=templates,
+        snapshots=context.snapshots,
         sandboxes=sandboxes,
+        checkpoints=Checkpoints(context),
+        forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=SandboxReconciler(
             db, nodes, sandboxes, clock, keep_events_us=settings.event_days * DAY_US
         ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
+        snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
     )
@@ -170,6 +182,7 @@ def _lifespan(
         await parts.teams.ensure_local_team(env_file)
         if parts.db.is_sqlite:
             await parts.sandbox_reconciler.forget_starts()
+            await parts.snapshot_reconciler.forget_saves()
         stop = parts.loops().start() if run_loops else None
         _log.info("control.started", version=__version__)
         try:
@@ -188,12 +201,14 @@ def _lifespan(
 def _add_routes(app: FastAPI) -> None:
     app.include_router(observe_routes.router)
     app.include_router(sandbox_routes.router)
+    app.include_router(fork_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
     app.include_router(event_routes.router)
     app.include_router(internal_routes.router)
     _add_probes(app)
-    _add_later_routes(app)
+    later.add_routes(app)
+    app.include_router(fork_routes.deletion)
 
 
 def _add_probes(app: FastAPI) -> None:
@@ -233,63 +248,6 @@ def _add_probes(app: FastAPI) -> None:
             counts = await sandbox_store.count_by_state(tx)
         metrics.sandboxes_running.set(counts[State.RUNNING])
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-_LATER: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/snapshots", "snapshots"),
-    ("POST", "/v3/templates", "template builds"),
-    ("POST", "/v2/templates/{template_id}/builds/{build_id}", "template builds"),
-    ("GET", "/templates/{template_id}/files/{hash}", "template builds"),
-    ("POST", "/templates/tags", "template tags"),
-    ("DELETE", "/templates/tags", "template tags"),
-    ("GET", "/templates/{template_id}/tags", "template tags"),
-    ("POST", "/templates", "template builds of the first version"),
-    ("POST", "/v2/templates", "template builds of the first version"),
-    ("POST", "/templates/{template_id}", "template builds of the first version"),
-    ("POST", "/templates/{template_id}/builds/{build_id}", "template builds of the first version"),
-    ("PATCH", "/v2/templates/{template_id}", "changes of templates"),
-    ("PATCH", "/templates/{template_id}", "changes of templates"),
-    ("DELETE", "/templates/{template_id:path}", "changes of templates"),
-    ("POST", "/volumes", "volumes"),
-    ("GET", "/volumes", "volumes"),
-    ("GET", "/volumes/{volume_id}", "volumes"),
-    ("DELETE", "/volumes/{volume_id}", "volumes"),
-    ("POST", "/secrets", "secrets"),
-    ("GET", "/secrets", "secrets"),
-    ("GET", "/secrets/{secret}", "secrets"),
-    ("POST", "/secrets/{secret}", "secrets"),
-    ("DELETE", "/secrets/{secret}", "secrets"),
-)
-"""What clients may ask for and this version does not have; the answer says so instead of 404."""
-
-
-_PARAMETER = re.compile(r"{(\w+)")
-
-
-def _add_later_routes(app: FastAPI) -> None:
-    for method, path, what in _LATER:
-        app.add_api_route(
-            path,
-            _not_yet(what),
-            methods=[method],
-            status_code=501,
-            response_class=Response,
-            responses=errors(501),
-            tags=["later"],
-            summary=f"Not yet: {what}",
-            openapi_extra={"parameters": [_path_parameter(n) for n in _PARAMETER.findall(path)]},
-        )
-
-
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _not_yet(what: str) -> Callable[..., Awaitable[Response]]:
-    async def answer(caller: CallerOf) -> Response:  # noqa: ARG001 - only for its check
-        raise NotAvailableError(f"{what} are not available in this version of Alcove")
-
-    return answer
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     start_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """How long a node may take to start a sandbox before it is given up."""
 
+    fork_starts_at_once: Annotated[int, Field(ge=1, le=100)] = 8
+    """Children of one fork that a node is asked to start at the same time."""
+
     event_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Days that events (GET /v1/events) are kept; the usage ledger is kept for ever."""
 

@@ -230,8 +230,6 @@ async def _not_yet(
 for _method, _name in (
     ("POST", "pause"),
     ("POST", "resume"),
-    ("POST", "fork"),
-    ("POST", "snapshots"),
     ("PUT", "network"),
 ):
     router.add_api_route(

@@ -1,7 +1,7 @@
-"""Snapshots: begun, saved, and removed when nobody refers to them any more."""
+"""Snapshots: begun, saved or failed; reconcile.py removes those nobody refers to any more."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from alcove.control.clock import MICROSECONDS, now_us
 from alcove.control.db import Tx
@@ -9,7 +9,6 @@ from alcove.control.snapshots import store
 from alcove.control.snapshots.store import Snapshot
 from alcove.control.usage import store as usage
 from alcove.control.usage.store import StorageEntry
-from alcove.wire.ids import SnapshotId
 from alcove.wire.node import SnapshotReport
 
 SAVE_LIMIT_US = 600 * MICROSECONDS
@@ -20,7 +19,7 @@ class Snapshots:
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         self._clock = clock
         self.changed = asyncio.Event()
-        """Set after a commit that leaves snapshots to be removed."""
+        """Set whenever a snapshot may have lost the last that referred to it."""
 
     async def begin(self, tx: Tx, snapshot: Snapshot) -> None:
         """Write down that the snapshot shall be taken, before a machine is asked."""
@@ -39,8 +38,7 @@ class Snapshots:
         )
         return True
 
-    async def drop(self, tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> None:
-        """Write down that these shall be removed and close their storage; then set `changed`."""
-        for snapshot_id in snapshot_ids:
-            await store.mark_deleting(tx, snapshot_id)
-        await usage.close_storage(tx, snapshot_ids, self._clock())
+    async def failed(self, tx: Tx, snapshot: Snapshot) -> None:
+        """Write down that it was not taken; what a machine may have of it is removed."""
+        await store.give_up(tx, snapshot.id)
+        self.changed.set()

@@ -1,9 +1,10 @@
 """The SQL of snapshots."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Select, and_, delete, insert, or_, select, update
 
 from alcove.control.db import Tx
 from alcove.control.snapshots.states import SnapshotKind, SnapshotState
@@ -69,13 +70,62 @@ async def mark_ready(tx: Tx, snapshot_id: SnapshotId, *, size_bytes: int, at: in
     return changed.rowcount == 1
 
 
-async def mark_deleting(tx: Tx, snapshot_id: SnapshotId) -> None:
-    """Write the intent to remove it from its machine."""
+async def give_up(tx: Tx, snapshot_id: SnapshotId) -> None:
+    """Write the intent to remove one that was not taken."""
     await tx.execute(
         update(snapshots)
-        .where(snapshots.c.id == snapshot_id)
+        .where(snapshots.c.id == snapshot_id, snapshots.c.state == SnapshotState.CREATING.value)
         .values(state=SnapshotState.DELETING.value)
     )
+
+
+async def give_up_all(tx: Tx, *, at: int) -> None:
+    """Those being made shall be done by `at`."""
+    await tx.execute(
+        update(snapshots)
+        .where(snapshots.c.state == SnapshotState.CREATING.value, snapshots.c.deadline > at)
+        .values(deadline=at)
+    )
+
+
+async def mark_unused(
+    tx: Tx, in_use: Sequence[Select[Any]], *, now: int, limit: int
+) -> list[Snapshot]:
+    """Write the intent to remove those that are in none of `in_use` and not being made."""
+    unused = and_(
+        or_(
+            snapshots.c.state == SnapshotState.READY.value,
+            and_(snapshots.c.state == SnapshotState.CREATING.value, snapshots.c.deadline <= now),
+        ),
+        *(snapshots.c.id.not_in(ids) for ids in in_use),
+    )
+    candidates = select(snapshots.c.id).where(unused).order_by(snapshots.c.id).limit(limit)
+    ids = list((await tx.execute(candidates.with_for_update())).scalars())
+    if not ids:
+        return []
+    # Looked at once more, now that nobody can begin to refer to them (`hold`).
+    changed = await tx.execute(
+        update(snapshots)
+        .where(snapshots.c.id.in_(ids), unused)
+        .values(state=SnapshotState.DELETING.value)
+        .returning(*snapshots.c)
+    )
+    return [_snapshot(row) for row in changed]
+
+
+async def list_deleting(tx: Tx, node_id: NodeId, *, limit: int) -> list[Snapshot]:
+    found = select(snapshots).where(
+        snapshots.c.state == SnapshotState.DELETING.value, snapshots.c.node_id == node_id
+    )
+    return [_snapshot(row) for row in await tx.execute(found.order_by(snapshots.c.id).limit(limit))]
+
+
+async def known(tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> set[SnapshotId]:
+    found: set[SnapshotId] = set()
+    for begin in range(0, len(snapshot_ids), 500):
+        part = select(snapshots.c.id).where(snapshots.c.id.in_(snapshot_ids[begin : begin + 500]))
+        found |= set((await tx.execute(part)).scalars())
+    return found
 
 
 async def forget(tx: Tx, snapshot_id: SnapshotId) -> None:

@@ -1,5 +1,6 @@
 """Templates: reading them, their builds and their logs."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from alcove.control.teams.auth import CallerOf
 from alcove.control.teams.service import Caller
 from alcove.control.templates import schemas, views
 from alcove.control.templates.service import Templates
+from alcove.control.templates.store import SNAPSHOT, TEMPLATE
 from alcove.wire.ids import BuildId, TemplateId
 
 router = APIRouter(tags=["templates"])
@@ -53,16 +55,48 @@ async def list_templates(
     return json_response([views.template_json(described) for described in found])
 
 
-@router.get("/v2/templates", response_model=list[schemas.Template], responses=errors(403))
+class TemplateType(StrEnum):
+    """Kinds of templates as PPIO names them."""
+
+    BUILT = "template_build"
+    SNAPSHOT = "snapshot_template"
+
+
+_KINDS = {TemplateType.BUILT: TEMPLATE, TemplateType.SNAPSHOT: SNAPSHOT}
+
+
+@router.get(
+    "/v2/templates",
+    response_model=list[schemas.Template] | schemas.TemplatePage,
+    responses=errors(403),
+)
 async def page_templates(
+    *,
     caller: CallerOf,
     templates: TemplatesService,
     team_id: TeamFilter = "",
     limit: Limit = 100,
     next_token: NextToken = "",
+    template_type: Annotated[
+        TemplateType | None, Query(description="Given: numbered pages of this kind, counted.")
+    ] = None,
+    page: Annotated[int, Query(ge=1, le=1_000_000, description="With template_type.")] = 1,
 ) -> Response:
     """A page of the templates the team can use, oldest first."""
     _check_team(caller, team_id)
+    if template_type is not None:
+        typed, total = await templates.numbered_page(
+            caller, _KINDS[template_type], page=page, limit=limit
+        )
+        return json_response(
+            {
+                "templates": [views.typed_json(described, template_type) for described in typed],
+                "total": total,
+                "page": page,
+                "limit": limit,
+                "totalPages": -(-total // limit),
+            }
+        )
     after = _read_cursor(next_token) if next_token else None
     found = await templates.page(caller, after=after, limit=limit + 1)
     headers = {}

@@ -26,6 +26,21 @@ class Template(BaseModel):
     isDefault: bool
 
 
+class TypedTemplate(Template):
+    templateType: str
+    originSandboxID: str | None
+
+
+class TemplatePage(BaseModel):
+    """The answer when `template_type` is asked for."""
+
+    templates: list[TypedTemplate]
+    total: int
+    page: int
+    limit: int
+    totalPages: int
+
+
 class TemplateBuild(BaseModel):
     buildID: str
     status: BuildState

@@ -80,9 +80,13 @@ class Templates:
         Raises NotFoundError, ForbiddenError, InvalidRequestError, ConflictError (not built yet).
         """
         named, tag = await self._find(tx, caller, name)
-        if named.build is None:
+        build = named.build
+        if build is None:
+            # A tag may also be a build's id.
+            build = await store.find_build(tx, named.template.id, BuildId(tag))
+        if build is None or (build is not named.build and build.state is not BuildState.READY):
             raise await self._not_ready(tx, named.template, name, tag)
-        return Resolved(named.template.id, named.alias, named.build)
+        return Resolved(named.template.id, named.alias, build)
 
     async def explain(self, error: TemplateNotReadyError) -> TemplateNotReadyError:
         """The same error with how far the build is. Not for use inside a transaction."""
@@ -110,11 +114,19 @@ class Templates:
     ) -> list[Described]:
         async with self._db.reading() as tx:
             found = await store.page_visible(tx, caller.team_id, after=after, limit=limit)
-            names = await store.aliases_of(tx, [template.id for template in found])
-            described = [
-                await self._describe(tx, template, names.get(template.id, [])) for template in found
-            ]
-        return [entry for entry in described if entry is not None]
+            return await self._describe_all(tx, found)
+
+    async def numbered_page(
+        self, caller: Caller, kind: str, *, page: int, limit: int
+    ) -> tuple[list[Described], int]:
+        """Page number `page` (from 1) of the templates of a kind, and how many there are in all."""
+        offset = (page - 1) * limit
+        async with self._db.reading() as tx:
+            found = await store.page_visible(
+                tx, caller.team_id, kind=kind, offset=offset, limit=limit
+            )
+            total = await store.count_visible(tx, caller.team_id, kind)
+            return await self._describe_all(tx, found), total
 
     async def builds(
         self, caller: Caller, template_id: TemplateId, *, offset: int, limit: int
@@ -195,6 +207,13 @@ class Templates:
         if template is None:
             raise NotFoundError(f"template '{template_id}' not found")
         return template
+
+    async def _describe_all(self, tx: Tx, found: list[Template]) -> list[Described]:
+        names = await store.aliases_of(tx, [template.id for template in found])
+        described = [
+            await self._describe(tx, template, names.get(template.id, [])) for template in found
+        ]
+        return [entry for entry in described if entry is not None]
 
     async def _describe(self, tx: Tx, template: Template, names: list[str]) -> Described | None:
         newest = await store.builds_of(tx, template.id, limit=1)

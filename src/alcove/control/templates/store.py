@@ -170,10 +170,16 @@ async def find_visible(tx: Tx, team_id: TeamId, template_id: TemplateId) -> Temp
 
 
 async def page_visible(
-    tx: Tx, team_id: TeamId, *, after: tuple[int, str] | None, limit: int
+    tx: Tx,
+    team_id: TeamId,
+    *,
+    kind: str = TEMPLATE,
+    after: tuple[int, str] | None = None,
+    offset: int = 0,
+    limit: int,
 ) -> list[Template]:
-    """Templates a team can use, oldest first."""
-    found = _visible(team_id)
+    """Templates of one kind that a team can use, oldest first."""
+    found = _visible(team_id).where(templates.c.kind == kind)
     if after is not None:
         created_at, template_id = after
         found = found.where(
@@ -182,8 +188,15 @@ async def page_visible(
                 and_(templates.c.created_at == created_at, templates.c.id > template_id),
             )
         )
-    rows = await tx.execute(found.order_by(templates.c.created_at, templates.c.id).limit(limit))
+    ordered = found.order_by(templates.c.created_at, templates.c.id)
+    rows = await tx.execute(ordered.limit(limit).offset(offset))
     return [Template(*row) for row in rows]
+
+
+async def count_visible(tx: Tx, team_id: TeamId, kind: str) -> int:
+    found = _visible(team_id).where(templates.c.kind == kind).subquery()
+    counted: int = (await tx.execute(select(func.count()).select_from(found))).scalar_one()
+    return counted
 
 
 async def aliases_of(tx: Tx, template_ids: list[TemplateId]) -> dict[TemplateId, list[str]]:

@@ -32,6 +32,13 @@ def template_json(described: Described) -> dict[str, Any]:
     }
 
 
+def typed_json(described: Described, template_type: str) -> dict[str, Any]:
+    return template_json(described) | {
+        "templateType": template_type,
+        "originSandboxID": described.template.origin_sandbox_id,
+    }
+
+
 def with_builds_json(template: Template, names: list[str], builds: list[Build]) -> dict[str, Any]:
     return {
         "templateID": template.id,
