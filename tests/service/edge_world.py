@@ -30,6 +30,8 @@ class Ingress:
     """(sandbox, port) -> where its server listens on loopback."""
     generations: dict[str, int] = field(default_factory=dict)
     connects: Counter[tuple[str, int]] = field(default_factory=Counter)
+    saving: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Sandboxes that are being saved: tunnels to them wait for the event."""
     tunnels: dict[str, set[asyncio.StreamWriter]] = field(default_factory=dict)
 
     async def serve(self, reader, writer) -> None:
@@ -41,6 +43,8 @@ class Ingress:
         port, sandbox = name.split("-")
         key = (sandbox, int(port))
         self.connects[key] += 1
+        if sandbox in self.saving:
+            await self.saving[sandbox].wait()
         if self.generations.get(sandbox) != int(fields["x-alcove-generation"]):
             await _say(writer, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
@@ -91,10 +95,14 @@ async def _say(writer, text: bytes) -> None:
 
 @dataclass
 class Control:
-    """Answers /internal/routes and, as the public API does, anything else."""
+    """Answers /internal/routes, wakes and, as the public API does, anything else."""
 
     routes: dict[str, dict] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    wake: Callable[[str], Awaitable[tuple[int, dict]]] | None = None
+    """What it does when it is asked to wake a sandbox: status and body of its answer."""
+    route_delays: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Sandboxes whose route is answered only after the event, as during a resume."""
 
     async def serve(self, reader, writer) -> None:
         with suppress(asyncio.IncompleteReadError, OSError):
@@ -102,10 +110,18 @@ class Control:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 path = head.split(" ")[1]
                 self.asked[path] += 1
+                if path.endswith("/wake"):
+                    assert head.startswith("POST /internal/sandboxes/")
+                    assert f"Authorization: Bearer {TOKEN}" in head
+                    assert self.wake is not None
+                    writer.write(_json(*await self.wake(path.split("/")[3])))
+                    continue
                 if not path.startswith("/internal/routes/"):
                     writer.write(_json(200, {"path": path}))
                     continue
                 assert f"Authorization: Bearer {TOKEN}" in head
+                if delay := self.route_delays.get(path.rsplit("/", 1)[1]):
+                    await delay.wait()
                 route = self.routes.get(path.rsplit("/", 1)[1])
                 writer.write(_json(200, route) if route else _json(404, {"code": 404}))
         writer.close()
@@ -137,15 +153,31 @@ class World:
         self.control.routes[sandbox] = {
             "sandbox_id": sandbox,
             "generation": generation,
-            "node_ingress": f"127.0.0.1:{self.ingress_port}",
             "access_token": "secret",
             "traffic_token": None,
-            "state": "running",
+            **self._up,
             **route,
         }
         for port, handler in (ports or {}).items():
             server = await self._stack.enter_async_context(serving(handler))
             self.ingress.ports[sandbox, port] = port_of(server)
+
+    def pause(self, sandbox: str = ONE, *, auto_resume: bool = True) -> None:
+        """Pause a sandbox: its node cuts its tunnels, its servers are kept."""
+        self.control.routes[sandbox] |= {
+            "state": "paused", "auto_resume": auto_resume, "node_ingress": "",
+        }  # fmt: skip
+        self.ingress.kill(sandbox)
+
+    async def resume(self, sandbox: str = ONE) -> tuple[int, dict]:
+        """Begin a new life of a paused sandbox; what control answers to a wake."""
+        route = self.control.routes[sandbox]
+        await self.sandbox(sandbox, **route | {"generation": route["generation"] + 1, **self._up})
+        return 200, self.control.routes[sandbox]
+
+    @property
+    def _up(self) -> dict:
+        return {"state": "running", "node_ingress": f"127.0.0.1:{self.ingress_port}"}
 
     async def connect(self):
         return await asyncio.open_connection("127.0.0.1", self.port, limit=1024 * 1024)

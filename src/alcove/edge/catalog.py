@@ -4,8 +4,9 @@
                        └── expire() ──▶ stale ──control away──▶ used as it is
 
 A stale route is asked for again before it is used, but still used when control does not answer:
-running sandboxes stay reachable while control restarts. A killed sandbox is not in the catalog's
-hands: its node refuses the tunnel, and the caller says expire().
+running sandboxes stay reachable while control restarts. A sandbox that was killed or paused is not
+in the catalog's hands: its node refuses the tunnel, and the caller says refute(). What control says
+of paused and unknown sandboxes is not kept: either may be running the next moment.
 """
 
 import asyncio
@@ -21,9 +22,12 @@ from alcove.concurrency import spawn
 from alcove.edge.control_client import ControlClient, ControlSilentError
 from alcove.edge.errors import SandboxNotFoundError, SandboxRefusalError, UnavailableError
 from alcove.wire.ids import SandboxId
+from alcove.wire.states import SandboxState
 
 _FRESH_S = 5.0
 _PATIENCE_S = 0.25
+# Control answers at once, unless a resume or a pause is under way: it waits for that, up to 30 s.
+_LIMIT_S = 35.0
 _MAX_ROUTES = 50_000
 _log = structlog.get_logger()
 _MASK = re.compile(r"[!-~]+")
@@ -38,6 +42,16 @@ class Route:
     mask_request_host: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asleep:
+    """A paused sandbox: nowhere to be reached; traffic may wake it (admission.py)."""
+
+    sandbox_id: SandboxId
+    auto_resume: bool
+    access_token: str
+    traffic_token: str | None
+
+
 @dataclass(slots=True)
 class _Known:
     route: Route
@@ -48,7 +62,7 @@ class Catalog:
     def __init__(self, control: ControlClient) -> None:
         self._control = control
         self._known: OrderedDict[SandboxId, _Known] = OrderedDict()
-        self._asking: dict[SandboxId, asyncio.Task[Route | SandboxRefusalError]] = {}
+        self._asking: dict[SandboxId, asyncio.Task[Route | Asleep | SandboxRefusalError]] = {}
         self._is_silent = False
 
     def fresh(self, sandbox_id: SandboxId) -> Route | None:
@@ -58,42 +72,66 @@ class Catalog:
             return None
         return known.route
 
-    async def find(self, sandbox_id: SandboxId) -> Route:
-        """Raises SandboxNotFoundError, or UnavailableError when nobody can be asked."""
+    async def find(self, sandbox_id: SandboxId, *, patient: bool = False) -> Route | Asleep:
+        """Raises SandboxNotFoundError, or UnavailableError when nobody can be asked.
+
+        `patient` waits for control even where there is a stale route to go by.
+        """
         route = self.fresh(sandbox_id)
         if route is not None:
             return route
         known = self._known.get(sandbox_id)
         try:
             # Who has something to go by does not wait for a control that hangs.
-            async with asyncio.timeout(None if known is None else _PATIENCE_S):
+            async with asyncio.timeout(None if known is None or patient else _PATIENCE_S):
                 answer = await asyncio.shield(self._ask_once(sandbox_id))
         except TimeoutError:
             assert known is not None
             return known.route
-        if isinstance(answer, Route):
-            return answer
-        raise answer
+        if isinstance(answer, SandboxRefusalError):
+            raise answer
+        return answer
 
     def expire(self, sandbox_id: SandboxId) -> None:
         """The route may be wrong: ask before it is used again."""
         known = self._known.get(sandbox_id)
-        if known is not None:
+        if known is not None and known.fresh_until > 0:
             known.fresh_until = 0.0
+            self._asking.pop(sandbox_id, None)  # asked before this was known
 
-    def _ask_once(self, sandbox_id: SandboxId) -> asyncio.Task[Route | SandboxRefusalError]:
+    def refute(self, route: Route) -> None:
+        """The node knows of no such life: the route is of no more use, even if control is away."""
+        known = self._known.get(route.sandbox_id)
+        if known is not None and known.route.generation == route.generation:
+            del self._known[route.sandbox_id]
+            self._asking.pop(route.sandbox_id, None)
+
+    def remember(self, route: Route) -> None:
+        """Keep what control has just said."""
+        self._known[route.sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)
+        self._known.move_to_end(route.sandbox_id)
+        if len(self._known) > _MAX_ROUTES:
+            self._known.popitem(last=False)
+
+    def _ask_once(
+        self, sandbox_id: SandboxId
+    ) -> asyncio.Task[Route | Asleep | SandboxRefusalError]:
         """Many requests for one sandbox make one question."""
         asking = self._asking.get(sandbox_id)
         if asking is None:
             asking = spawn(self._ask(sandbox_id), name=f"route of {sandbox_id}")
             self._asking[sandbox_id] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(sandbox_id, None))
+            asking.add_done_callback(lambda done: self._asked(sandbox_id, done))
         return asking
 
-    async def _ask(self, sandbox_id: SandboxId) -> Route | SandboxRefusalError:
+    def _asked(self, sandbox_id: SandboxId, done: asyncio.Task[object]) -> None:
+        if self._asking.get(sandbox_id) is done:
+            del self._asking[sandbox_id]
+
+    async def _ask(self, sandbox_id: SandboxId) -> Route | Asleep | SandboxRefusalError:
         try:
-            status, body = await self._control.get(f"/internal/routes/{sandbox_id}")
-            route = None if status == 404 else _read_route(status, body)
+            status, body = await self._control.get(f"/internal/routes/{sandbox_id}", _LIMIT_S)
+            answer = None if status == 404 else read_answer(status, body)
         except ControlSilentError as error:
             self._note_silence(error)
             known = self._known.get(sandbox_id)
@@ -103,15 +141,11 @@ class Catalog:
                 sandbox_id, "The sandbox cannot be looked up at the moment, try again"
             )
         self._note_silence(None)
-        if route is None:
-            # Not remembered: a sandbox that was just created must be found at once.
-            self._known.pop(sandbox_id, None)
-            return SandboxNotFoundError(sandbox_id)
-        self._known[sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)
-        self._known.move_to_end(sandbox_id)
-        if len(self._known) > _MAX_ROUTES:
-            self._known.popitem(last=False)
-        return route
+        if isinstance(answer, Route):
+            self.remember(answer)
+            return answer
+        self._known.pop(sandbox_id, None)
+        return SandboxNotFoundError(sandbox_id) if answer is None else answer
 
     def _note_silence(self, error: ControlSilentError | None) -> None:
         if error is not None and not self._is_silent:
@@ -121,11 +155,19 @@ class Catalog:
         self._is_silent = error is not None
 
 
-def _read_route(status: int, body: bytes) -> Route:
+def read_answer(status: int, body: bytes) -> Route | Asleep:
+    """Read what control says of a sandbox. Raises ControlSilentError."""
     if status != 200:
         raise ControlSilentError(f"control answered {status} when asked for a route")
     try:
         data = json.loads(body)
+        if data.get("state") == SandboxState.PAUSED:
+            return Asleep(
+                sandbox_id=SandboxId(data["sandbox_id"]),
+                auto_resume=data["auto_resume"] is True,
+                access_token=_read_token(data["access_token"]),
+                traffic_token=data.get("traffic_token"),
+            )
         host, _, port = data["node_ingress"].rpartition(":")
         return Route(
             sandbox_id=SandboxId(data["sandbox_id"]),
@@ -136,6 +178,12 @@ def _read_route(status: int, body: bytes) -> Route:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControlSilentError("control's route cannot be read") from error
+
+
+def _read_token(token: object) -> str:
+    if not isinstance(token, str) or not token:
+        raise ValueError("no access token")
+    return token
 
 
 def _read_mask(mask: str | None) -> str | None:

@@ -10,8 +10,14 @@ RefusalError
     ├── SandboxNotFoundError       502   unknown, killed, expired: not 404, clients map only 502
     ├── PortClosedError            502   nothing listens there; has "port"
     ├── NoAnswerError              502   something listens but does not speak HTTP in time
+    │   └── LifeEndedError         502   that life of the sandbox ended before it answered
     ├── TrafficTokenError          403   missing or wrong
-    └── UnavailableError           503   control or the node cannot be asked; try again
+    ├── AccessTokenError           403   a paused sandbox: this request may not wake it
+    ├── ResumeDeniedError          403   it may not be woken
+    ├── TransitioningError         409   it is changing its state; try again
+    ├── ResumeLimitError           429   its team runs as many sandboxes as it may
+    ├── UnavailableError           503   control or the node cannot be asked; try again
+    └── ResumeTimeoutError         504   it did not wake in time; try again
 """
 
 from typing import Any, ClassVar
@@ -19,6 +25,7 @@ from typing import Any, ClassVar
 from alcove.wire.ids import SandboxId
 
 TRAFFIC_TOKEN_HEADER = "e2b-traffic-access-token"  # noqa: S105 - the name of a header
+ACCESS_TOKEN_HEADER = "X-Access-Token"  # noqa: S105 - the name of a header
 
 
 class RefusalError(Exception):
@@ -122,6 +129,15 @@ class NoAnswerError(SandboxRefusalError):
     status = 502
 
 
+class LifeEndedError(NoAnswerError):
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(
+            sandbox_id,
+            "The sandbox was paused or restarted before it answered. The request may have had an "
+            "effect, so it was not sent again: repeat it if that does no harm",
+        )
+
+
 class TrafficTokenError(SandboxRefusalError):
     status = 403
 
@@ -136,6 +152,54 @@ class TrafficTokenError(SandboxRefusalError):
         )
 
 
+class AccessTokenError(SandboxRefusalError):
+    status = 403
+
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(
+            sandbox_id,
+            "The sandbox is paused and only a request with its access token resumes it. "
+            f"The token in header '{ACCESS_TOKEN_HEADER}' is missing or invalid",
+        )
+
+
+class ResumeDeniedError(SandboxRefusalError):
+    status = 403
+
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(sandbox_id, "The sandbox is paused and traffic may not resume it")
+
+
+class TransitioningError(SandboxRefusalError):
+    status = 409
+    retry_after_s = 1
+
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(sandbox_id, "The sandbox is changing its state, try again")
+
+
+class ResumeLimitError(SandboxRefusalError):
+    status = 429
+    retry_after_s = 5
+
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(
+            sandbox_id,
+            "The sandbox is paused and cannot be resumed now: as many sandboxes run as its team "
+            "may have, try again later",
+        )
+
+
 class UnavailableError(SandboxRefusalError):
     status = 503
     retry_after_s = 1
+
+
+class ResumeTimeoutError(SandboxRefusalError):
+    status = 504
+    retry_after_s = 1
+
+    def __init__(self, sandbox_id: SandboxId, limit_s: float) -> None:
+        super().__init__(
+            sandbox_id, f"The sandbox was not resumed within {limit_s:.0f} seconds, try again"
+        )

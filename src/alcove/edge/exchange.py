@@ -4,20 +4,23 @@
     response  WAITING ──head──▶ BODY ──last byte──▶ DONE          101 ──▶ both sides SPLICED
 
 The two directions run on their own: a response may begin, or end, while the request's body is still
-coming. A response that breaks off is passed on as a broken connection, never as a clean end.
+coming. A response that breaks off is passed on as a broken connection, never as a clean end. A
+tunnel that ends before the response began is replaced where replay.py allows it: when it was idle
+before and proved stale, and when that life of the sandbox has ended, be it by a pause.
 """
 
+import asyncio
 import time
-from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from alcove.concurrency import spawn
 from alcove.edge import answers, metrics
-from alcove.edge.bodies import BadBodyError, Piece, Relay, relay_request, relay_response
+from alcove.edge.bodies import BadBodyError, Relay, relay_request, relay_response
 from alcove.edge.errors import (
     BadRequestError,
     ControlUnreachableError,
+    LifeEndedError,
     NoAnswerError,
     RefusalError,
 )
@@ -30,14 +33,13 @@ from alcove.edge.heads import (
     parse_response,
 )
 from alcove.edge.metrics import Destination, Flow
+from alcove.edge.replay import Replay
 from alcove.edge.routing import Api, Own
-from alcove.edge.upstreams import IDEMPOTENT, Ready
+from alcove.edge.upstreams import Ready
 from alcove.wire.hosts import PortOfSandbox
 
 if TYPE_CHECKING:
     from alcove.edge.connection import Connection
-
-_MAX_REPLAY_BYTES = 64 * 1024
 
 
 class _At(Enum):
@@ -57,8 +59,8 @@ class Exchange:
         self._over = False
         self._request = _At.WAITING
         self._body = relay_request(head)
-        self._replay: list[Piece] | None = None
-        self._replay_bytes = 0
+        self._replay = Replay(head)
+        self._opening: asyncio.Task[None] | None = None
         self._response = _At.WAITING
         self._response_bytes = b""
         self._response_body: Relay | None = None
@@ -80,7 +82,7 @@ class Exchange:
             self._refuse(refusal)
             return
         if ready is None:
-            spawn(self._open(target, fresh=False), name="open tunnel")
+            self._opening = spawn(self._open(target, fresh=False), name="open tunnel")
         else:
             self._begin(ready)
 
@@ -107,7 +109,11 @@ class Exchange:
         return False
 
     def client_gone(self) -> None:
-        if not self._end() or self._ready is None:
+        if not self._end():
+            return
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._ready is None:
             return
         if self._is_spliced:
             self._ready.tunnel.close()  # after what the client said last
@@ -183,13 +189,12 @@ class Exchange:
         tunnel.acquire(self)
         tunnel.pause(self._client.is_full)
         if tunnel.closed:  # ended between being opened and being used
-            self.upstream_lost()
+            self._unanswered()
             return
-        can_replay = tunnel.reused and self._head.method in IDEMPOTENT
+        self._replay.sent()
         tunnel.write(self._head.forward(ready.masked_host))
-        if self._replay is not None:  # second try: the head of the body is already here
-            tunnel.write_all(self._replay)
-        self._replay = [] if can_replay else None
+        if self._replay.body:
+            tunnel.write_all(self._replay.body)
         self._request = _At.DONE if self._body.done else _At.BODY
         if self._request is _At.BODY:
             self._client.release_held()
@@ -202,7 +207,7 @@ class Exchange:
             self._ready.tunnel.abort()
             self._refuse(BadRequestError(400, f"Bad request: {error}"))
             return
-        self._remember(passed.pieces)
+        self._replay.remember(passed.pieces)
         if self._body.done:
             self._request = _At.DONE
         if passed.pieces:
@@ -211,34 +216,26 @@ class Exchange:
         if passed.surplus:
             self._client.hold(passed.surplus)
 
-    def _remember(self, pieces: Sequence[Piece]) -> None:
-        """Keep what was sent, while it is little, for a tunnel that proves stale."""
-        if self._replay is None:
-            return
-        self._replay += pieces
-        self._replay_bytes += sum(map(len, pieces))
-        if self._replay_bytes > _MAX_REPLAY_BYTES:
-            self._replay = None
-
     def _unanswered(self) -> None:
         """The tunnel ended before a byte of the response."""
         ready, self._ready = self._ready, None
         assert self._to is not None
-        if ready is not None:
-            ready.tunnel.abort()
+        assert ready is not None
+        ready.tunnel.abort()
         self._client.upstream_full(False)
-        if ready is not None and ready.tunnel.reused and self._replay is not None:
-            metrics.retried.inc()
-            if self._request is _At.BODY:
-                self._request = _At.WAITING
-            spawn(self._open(self._to, fresh=True), name="open tunnel again")
-            return
         self._request = _At.DONE if self._body.done else _At.WAITING
-        spawn(self._explain(self._to), name="explain lost tunnel")
+        if ready.tunnel.reused and self._replay.again():
+            metrics.retried.inc()
+            self._opening = spawn(self._open(self._to, fresh=True), name="open tunnel again")
+        else:
+            self._opening = spawn(self._explain(self._to, ready), name="explain lost tunnel")
 
-    async def _explain(self, to: PortOfSandbox | Api) -> None:
-        refusal = await self._client.edge.upstreams.explain(to)
-        if not self._over:
+    async def _explain(self, to: PortOfSandbox | Api, lost: Ready) -> None:
+        refusal = await self._client.edge.upstreams.explain(to, lost.key)
+        if isinstance(refusal, LifeEndedError) and self._replay.again():
+            metrics.retried.inc()
+            await self._open(to, fresh=True)
+        elif not self._over:
             self._refuse(refusal)
 
     # The response's way.

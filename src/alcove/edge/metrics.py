@@ -26,6 +26,18 @@ class Flow(StrEnum):
     TO_CLIENT = "to_client"
 
 
+class Woken(StrEnum):
+    """How an attempt to wake a paused sandbox ended."""
+
+    WOKEN = "woken"
+    GONE = "gone"
+    DENIED = "denied"
+    TRANSITIONING = "transitioning"
+    LIMIT = "limit"
+    FAILED = "failed"
+    LATE = "late"
+
+
 _STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 _requests = Counter(
@@ -55,6 +67,16 @@ first_byte = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120),
 )
 
+_wakes = Counter(
+    "alcove_edge_wakes", "Attempts to wake a paused sandbox, by how they ended.", ["outcome"]
+)
+wake_seconds = Histogram(
+    "alcove_edge_wake_seconds",
+    "Time until control had woken a sandbox.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+waiting = Gauge("alcove_edge_requests_waiting", "Requests that wait for a sandbox to be woken.")
+
 # Every label exists from the start, so that zero is a value and not an absence.
 answered = {
     (source, number): _requests.labels(source, status)
@@ -62,4 +84,5 @@ answered = {
     for number, status in enumerate(_STATUS_CLASSES, start=1)
 }
 opened = {result: _tunnels.labels(result) for result in Opened}
+wakes = {outcome: _wakes.labels(outcome) for outcome in Woken}
 forwarded = {flow: _bytes.labels(flow) for flow in Flow}

@@ -13,6 +13,7 @@ from alcove.edge.errors import TooManyConnectionsError
 from alcove.edge.pool import Pool
 from alcove.edge.routing import Router
 from alcove.edge.upstreams import Upstreams
+from alcove.edge.waking import Waker
 
 
 class Edge:
@@ -28,9 +29,9 @@ class Edge:
         self.tls_port: int | None = None
         self._control_client = ControlClient(control, cluster_token)
         self._pool = Pool()
-        self.upstreams = Upstreams(
-            Catalog(self._control_client), self._pool, control, cluster_token
-        )
+        catalog = Catalog(self._control_client)
+        waker = Waker(self._control_client, catalog)
+        self.upstreams = Upstreams(catalog, waker, self._pool, control, cluster_token)
         self._connections: set[Connection] = set()
         self._max_connections = max_connections
         self._empty = asyncio.Event()

@@ -20,6 +20,8 @@ from alcove.wire.hosts import PortOfSandbox
 
 WRITE_HIGH_BYTES = 128 * 1024
 _CONNECT_TIMEOUT_S = 15.0
+# A node that is saving the sandbox holds the request until it is done.
+_ANSWER_TIMEOUT_S = 60.0
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -195,12 +197,13 @@ async def open_tunnel(
     """Raises RefusedTunnelError, NotHttpError, TimeoutError or OSError."""
     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
         tunnel = await open_direct(ingress)
-        try:
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             await tunnel.connect(to, generation, token)
-        except BaseException:
-            tunnel.abort()
-            raise
-        return tunnel
+    except BaseException:
+        tunnel.abort()
+        raise
+    return tunnel
 
 
 async def open_direct(address: tuple[str, int]) -> Tunnel:

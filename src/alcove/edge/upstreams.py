@@ -1,30 +1,35 @@
-"""From a target to a tunnel: the route, the traffic token, the pool, the dial and its refusals."""
+"""From a target to a tunnel: the route, the wake, the pool, the dial and its refusals.
+
+    find ──route──▶ admitted? ──▶ idle tunnel, or dial ──▶ ready
+      │                ▲             └── the node knows no such life ──▶ find again
+      └──paused──▶ admitted? ──▶ wake
+
+Whether a request may enter is decided before a tunnel is taken or a sandbox woken (admission.py).
+"""
 
 import asyncio
 from typing import NamedTuple
 
 import structlog
 
-from alcove.edge import metrics
-from alcove.edge.catalog import Catalog, Route
+from alcove.edge import admission, metrics
+from alcove.edge.catalog import Asleep, Catalog, Route
 from alcove.edge.errors import (
-    TRAFFIC_TOKEN_HEADER,
     ControlUnreachableError,
+    LifeEndedError,
     NoAnswerError,
     PortClosedError,
     RefusalError,
     SandboxNotFoundError,
-    TrafficTokenError,
     UnavailableError,
 )
 from alcove.edge.heads import RequestHead
 from alcove.edge.pool import Key, Pool
+from alcove.edge.replay import IDEMPOTENT
 from alcove.edge.routing import Api
 from alcove.edge.tunnel import NotHttpError, RefusedTunnelError, Tunnel, open_direct, open_tunnel
+from alcove.edge.waking import Waker
 from alcove.wire.hosts import GUEST_PORT, PortOfSandbox
-from alcove.wire.tokens import same
-
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 _KEEP_GUEST_S = 620.0
 # A server that handles one connection at a time is blocked by an idle one.
@@ -36,6 +41,8 @@ _log = structlog.get_logger()
 _CONTROL_KEY = Key(None, 0, 0)
 # A node daemon that restarts is back within this time; its sandboxes never noticed.
 _DIAL_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+# Control and a node disagree about a sandbox for moments only: while one tells the other.
+_REFUTED_PAUSES_S = (0.05, 0.3)
 
 
 class Ready(NamedTuple):
@@ -46,9 +53,15 @@ class Ready(NamedTuple):
 
 class Upstreams:
     def __init__(
-        self, catalog: Catalog, pool: Pool, control: tuple[str, int], cluster_token: str
+        self,
+        catalog: Catalog,
+        waker: Waker,
+        pool: Pool,
+        control: tuple[str, int],
+        cluster_token: str,
     ) -> None:
         self._catalog = catalog
+        self._waker = waker
         self._pool = pool
         self._control = control
         self._token = cluster_token
@@ -61,51 +74,69 @@ class Upstreams:
         route = self._catalog.fresh(to.sandbox_id)
         if route is None:
             return None
-        _admit(route, to, head)
+        admission.to_reach(route, to, head)
         return self._idle(route, to, head)
 
     async def open(
         self, to: PortOfSandbox | Api, head: RequestHead, *, fresh: bool = False
     ) -> Ready:
-        """A tunnel, dialled if need be; `fresh`: in any case. Raises RefusalError."""
+        """A tunnel, dialled if need be; `fresh`: in any case. Raises RefusalError.
+
+        Wakes a paused sandbox if this request may.
+        """
         if isinstance(to, Api):
             try:
                 return Ready(await open_direct(self._control), _CONTROL_KEY, None)
             except OSError as error:
                 raise ControlUnreachableError from error
-        route = await self._catalog.find(to.sandbox_id)
-        _admit(route, to, head)
+        route = await self._locate(to, head)
         idle = None if fresh else self._idle(route, to, head)
         if idle is not None:
             return idle
-        try:
-            return await self._dial(route, to)
-        except SandboxNotFoundError:
-            # Moved, or a new life of it began, since control was asked.
-            self._catalog.expire(to.sandbox_id)
-            newer = await self._catalog.find(to.sandbox_id)
-            if newer == route:
-                raise
-            _admit(newer, to, head)
-            return await self._dial(newer, to)
+        for pause_s in (*_REFUTED_PAUSES_S, None):
+            try:
+                return await self._dial(route, to)
+            except SandboxNotFoundError:
+                # Paused, moved, or a new life of it began, since control was asked.
+                self._catalog.refute(route)
+                if pause_s is None:
+                    raise
+                newer = await self._locate(to, head)
+                if newer == route:
+                    await asyncio.sleep(pause_s)
+                route = newer
+        raise AssertionError
 
     def give(self, ready: Ready) -> None:
         """Take back a tunnel whose exchange ended cleanly."""
         keep_s = _KEEP_GUEST_S if ready.key.port == GUEST_PORT else _KEEP_OTHERS_S
         self._pool.give(ready.key, ready.tunnel, keep_s)
 
-    async def explain(self, to: PortOfSandbox | Api) -> RefusalError:
-        """Why a tunnel ended without an answer, as the client should read it."""
+    async def explain(self, to: PortOfSandbox | Api, key: Key) -> RefusalError:
+        """Why the tunnel of `key` ended without an answer, as the client should read it."""
         if isinstance(to, Api):
             return ControlUnreachableError()
         self._catalog.expire(to.sandbox_id)
         try:
-            await self._catalog.find(to.sandbox_id)
+            found = await self._catalog.find(to.sandbox_id, patient=True)
         except RefusalError as refusal:
             return refusal
+        if isinstance(found, Asleep) and not found.auto_resume:
+            return SandboxNotFoundError(to.sandbox_id)
+        if isinstance(found, Asleep) or found.generation != key.generation:
+            return LifeEndedError(to.sandbox_id)
         return NoAnswerError(
             to.sandbox_id, "The sandbox is running but the port closed the connection unanswered"
         )
+
+    async def _locate(self, to: PortOfSandbox, head: RequestHead) -> Route:
+        """Where the sandbox runs, woken if it must and may be."""
+        found = await self._catalog.find(to.sandbox_id)
+        if isinstance(found, Asleep):
+            admission.to_wake(found, to, head)
+            found = await self._waker.wake(to.sandbox_id)
+        admission.to_reach(found, to, head)
+        return found
 
     def _idle(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready | None:
         key = Key(to.sandbox_id, route.generation, to.port)
@@ -145,17 +176,6 @@ class Upstreams:
                 key = Key(to.sandbox_id, route.generation, to.port)
                 return Ready(tunnel, key, _masked_host(route, to.port))
         raise AssertionError
-
-
-def _admit(route: Route, to: PortOfSandbox, head: RequestHead) -> None:
-    """Check the traffic token; the guest's port has a token of its own (contract e2b 5.3, 5.4)."""
-    if route.traffic_token is None or to.port == GUEST_PORT:
-        return
-    given = head.get(TRAFFIC_TOKEN_HEADER.encode())
-    if not given:
-        raise TrafficTokenError(to.sandbox_id, missing=True)
-    if not same(given, route.traffic_token):
-        raise TrafficTokenError(to.sandbox_id, missing=False)
 
 
 def _masked_host(route: Route, port: int) -> bytes | None:
