@@ -13,7 +13,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from alcove.guest import files, filesystem, health, init, memory, ports
+from alcove.guest import activity, files, filesystem, health, init, memory, ports
 from alcove.guest.app import App
 from alcove.guest.children import Children, adopt_orphans
 from alcove.guest.elevation import SOCKET, Elevation
@@ -24,7 +24,7 @@ from alcove.guest.process_rpc import ProcessRpc
 from alcove.guest.processes import Processes
 from alcove.guest.reboot import Reboot
 from alcove.guest.rpc import Rpc
-from alcove.guest.server import serve
+from alcove.guest.server import open_streams, serve
 from alcove.guest.watchers import Watchers
 from alcove.wire.hosts import GUEST_PORT
 
@@ -55,6 +55,7 @@ def build_app(environment: Environment, children: Children, machine: Machine | N
             *files.routes(environment, watchers),
             *ports.routes(forwarder),
             *memory.routes(processes),
+            *activity.routes(open_streams),
             *Reboot(children, processes, watchers, forwarder, machine).routes,
             ("POST", "/settle", _settle),
             *rpc.routes,

@@ -44,6 +44,7 @@ _MAX_DISCARD_BYTES = 256 * 1024
 _LINGER_S = 2
 
 _NO_BODY_STATUSES = {204, 304}
+_streaming: set["_Connection"] = set()
 
 
 async def serve(handler: Handler, host: str, port: int) -> asyncio.Server:
@@ -52,6 +53,11 @@ async def serve(handler: Handler, host: str, port: int) -> asyncio.Server:
     return await loop.create_server(
         lambda: _Connection(handler), host, port, backlog=_BACKLOG, reuse_address=True
     )
+
+
+def open_streams() -> int:
+    """Answers of this process that are being streamed."""
+    return len(_streaming)
 
 
 class _Connection(asyncio.Protocol):
@@ -228,6 +234,7 @@ class _Connection(asyncio.Protocol):
         self, body: AsyncIterator[bytes], *, chunked: bool, silent: bool
     ) -> None:
         self._streaming = True
+        _streaming.add(self)
         try:
             if self._lost or self._inbox.ended:
                 raise asyncio.CancelledError
@@ -241,6 +248,7 @@ class _Connection(asyncio.Protocol):
                 self._outbox.write(_LAST_CHUNK)
         finally:
             self._streaming = False
+            _streaming.discard(self)
             close = getattr(body, "aclose", None)
             if close is not None:
                 await close()

@@ -28,6 +28,9 @@ _FORMAT = [
 ]
 # Not noexec: the application kernel maps the sandbox's programs from here.
 _MOUNT_OPTIONS = "loop,nodev,nosuid,noatime,discard"
+# Positions in /sys/dev/block/*/stat.
+_SECTORS_READ, _SECTORS_WRITTEN = 2, 6
+_SECTOR_BYTES = 512
 _OCTAL_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
@@ -59,6 +62,14 @@ def usage(slot_directory: Path) -> DiskUsage:
     stat = os.statvfs(slot_directory / _MOUNT)
     total = stat.f_blocks * stat.f_frsize
     return DiskUsage(total - stat.f_bfree * stat.f_frsize, total)
+
+
+def transferred_bytes(slot_directory: Path) -> int:
+    """Read from and written to the disk since it was mounted."""
+    device = (slot_directory / _MOUNT).stat().st_dev
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    fields = (Path("/sys/dev/block") / numbers / "stat").read_text().split()
+    return (int(fields[_SECTORS_READ]) + int(fields[_SECTORS_WRITTEN])) * _SECTOR_BYTES
 
 
 def mounted(under: Path) -> list[Path]:

@@ -36,6 +36,17 @@ class Used:
     disk_total: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a sandbox has used since its place was made."""
+
+    cpu_seconds: float = 0.0
+    disk_bytes: int = 0
+    """Read from and written to its disk; what is written shows up late, up to half a minute."""
+    network_bytes: int = 0
+    """Both ways, what this node says to the agent included."""
+
+
 class Ground(Protocol):
     def place(self, slot: int) -> Place:
         """Name everything a slot has, whether it exists or not."""
@@ -57,7 +68,15 @@ class Ground(Protocol):
         """Refuse new connections to the internet; a new place has them allowed."""
         ...
 
+    async def allow_internet(self, place: Place) -> None:
+        """Undo refuse_internet()."""
+        ...
+
     def usage(self, place: Place) -> Used: ...
+
+    def counters(self, place: Place) -> Counters:
+        """Zeros for what is gone."""
+        ...
 
     def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
         """The memory in use, each time it has risen to the threshold."""
@@ -106,9 +125,16 @@ class PlainGround:
     async def refuse_internet(self, place: Place) -> None:
         """A guest without a network needs no refusal."""
 
+    async def allow_internet(self, place: Place) -> None:
+        """Nor to be allowed anything."""
+
     def usage(self, place: Place) -> Used:
         del place
         return Used()
+
+    def counters(self, place: Place) -> Counters:
+        del place
+        return Counters()
 
     async def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
         del place, threshold_bytes

@@ -12,7 +12,7 @@ import structlog
 from alcove.node import disks
 from alcove.node.cgroups import Cgroup, CgroupError
 from alcove.node.drivers.driver import Place
-from alcove.node.ground import Size, Used, numbered, remove_tree
+from alcove.node.ground import Counters, Size, Used, numbered, remove_tree
 from alcove.node.network import Network
 
 _log = structlog.get_logger()
@@ -60,6 +60,9 @@ class KernelGround:
     async def refuse_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=False)
 
+    async def allow_internet(self, place: Place) -> None:
+        await self._network.set_internet(place.slot, allowed=True)
+
     def usage(self, place: Place) -> Used:
         """Zeros for what is gone: the last look crosses the end of a sandbox."""
         try:
@@ -74,6 +77,19 @@ class KernelGround:
             disk=disk.used_bytes,
             disk_total=disk.total_bytes,
         )
+
+    def counters(self, place: Place) -> Counters:
+        try:
+            statistics = Path("/sys/class/net") / place.veth / "statistics"
+            return Counters(
+                cpu_seconds=Cgroup(place.cgroup).usage().cpu_seconds,
+                disk_bytes=disks.transferred_bytes(place.directory),
+                network_bytes=sum(
+                    int((statistics / name).read_text()) for name in ("rx_bytes", "tx_bytes")
+                ),
+            )
+        except (CgroupError, OSError):
+            return Counters()
 
     def memory_above(self, place: Place, threshold_bytes: int) -> AsyncIterator[int]:
         return Cgroup(place.cgroup).memory_above(threshold_bytes)

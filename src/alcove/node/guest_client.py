@@ -111,6 +111,13 @@ class GuestClient:
             return None
         return EndedProcess(pid, str(command)[:200], rss if isinstance(rss, int) else 0)
 
+    async def streams(self, timeout_s: float) -> int:
+        """How many answers of the agent are being streamed: commands that somebody follows."""
+        answer = await self._call("GET", "/activity", None, timeout_s)
+        _expect(answer, {200}, "GET /activity")
+        count = _object(answer).get("streams")
+        return count if isinstance(count, int) else 0
+
     async def _retry(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> Answer:

@@ -10,12 +10,13 @@ import structlog
 
 from alcove.concurrency import spawn
 from alcove.node import metrics
+from alcove.node.activity import Activity
 from alcove.node.drivers.driver import Driver, Image, Place
 from alcove.node.errors import NoCapacityError
 from alcove.node.events import Events
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import EndedProcess, GuestClient
-from alcove.node.idleness import Idleness
+from alcove.node.idleness import Idleness, Policy
 from alcove.node.logs import SandboxLog
 from alcove.node.memory_guard import MemoryGuard
 from alcove.node.meter import Meter
@@ -184,7 +185,15 @@ class Life:
         around, spec, place = self._around, self.record.spec, self.place
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         self._meter = Meter(around.ground, place, size, self.record.started_at or time.time())
-        self._idleness = Idleness(around.driver, place, around.quiet_after_s)
+        guest = self.guest()
+        self._idleness = Idleness(
+            around.driver,
+            place,
+            Policy(around.quiet_after_s, spec.freeze_after_s, spec.idle_after_s),
+            Activity(around.ground, place, guest, lambda: ()),
+            tell=self._tell_idle,
+            is_busy=lambda: self.state is State.SAVING,
+        )
         self._do(self._watch(place), "watch")
         self._do(self._idleness.run(), "idleness")
         guard = MemoryGuard(
@@ -192,7 +201,7 @@ class Life:
             place,
             threshold_bytes=spec.memory_mib * 2**20 * around.memory_guard_percent // 100,
             limit_bytes=around.driver.memory_limit_bytes(spec.memory_mib),
-            guest=self.guest(),
+            guest=guest,
             tell=self._tell_relief,
         )
         self._do(guard.run(), "memory guard")
@@ -252,6 +261,10 @@ class Life:
             _log.info("sandbox.stopped", sandbox_id=record.sandbox_id, reason=reason)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _tell_idle(self, seconds: float) -> None:
+        self.log.add(time.time(), "info", f"nothing has gone on for {seconds:.0f} s")
+        self._around.events.emit("sandbox.idle", self.record.sandbox_id, detail=f"{seconds:.0f}")
 
     def _tell_relief(self, ended: EndedProcess | None) -> None:
         if ended is None:

@@ -3,29 +3,17 @@
 restore -> the agent answers -> its first steps are done once -> frozen    -> thawed
 """
 
-from typing import Protocol, runtime_checkable
-
 import structlog
 
 from alcove.node.drivers.driver import Driver, Found, Image, Place
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.guest_commands import GuestCommands
+from alcove.node.idleness import RestingDriver
 
 _log = structlog.get_logger()
 
 _ANSWER_S = 10.0
 _USER = "user"
-
-
-@runtime_checkable
-class FreezingDriver(Protocol):
-    """A driver that can make a running instance stand still at no cost."""
-
-    async def freeze(self, place: Place) -> None: ...
-
-    def thaw(self, place: Place) -> None:
-        """Let it go on at once; no harm if it was not frozen."""
-        ...
 
 
 class Warming:
@@ -46,7 +34,7 @@ class Warming:
         if is_build:
             await guest.init({}, _ANSWER_S)
             await self._run_something(place)
-        if isinstance(self._driver, FreezingDriver):
+        if isinstance(self._driver, RestingDriver):
             await self._driver.freeze(place)
 
     async def _run_something(self, place: Place) -> None:
@@ -60,6 +48,6 @@ class Warming:
         """Let it run; False if nothing is there to run."""
         if await self._driver.find(place) is not Found.RUNNING:
             return False
-        if isinstance(self._driver, FreezingDriver):
+        if isinstance(self._driver, RestingDriver):
             self._driver.thaw(place)
         return True
