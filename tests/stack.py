@@ -52,10 +52,10 @@ class Stack:
         return pids | {"supervisor": state["supervisor"]["pid"]}
 
 
-def alcove(*arguments: str, timeout_s: float = 120) -> str:
-    """Run the `alcove` command on the test installation; what it printed."""
+def alcove(*arguments: str, timeout_s: float = 120, data_dir: Path = DATA_DIR) -> str:
+    """Run the `alcove` command on the test installation, or another; what it printed."""
     finished = subprocess.run(
-        [sys.executable, "-m", "alcove.cli.main", *arguments, "--data-dir", str(DATA_DIR)],
+        [sys.executable, "-m", "alcove.cli.main", *arguments, "--data-dir", str(data_dir)],
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -64,17 +64,23 @@ def alcove(*arguments: str, timeout_s: float = 120) -> str:
     return finished.stdout
 
 
-def start() -> Stack:
-    """Start with an empty database; images of earlier runs are used again."""
-    alcove_down()
+def start(data_dir: Path = DATA_DIR, **changes: str) -> Stack:
+    """Start with an empty database; images of earlier runs are used again.
+
+    `changes` are options of `alcove up` that differ from OPTIONS; what runs beside the test
+    installation needs an instance, ports and slot network of its own.
+    """
+    alcove_down(data_dir)
     for name in ("control.db", "control.db-wal", "control.db-shm", "local.env", "config.json"):
-        (DATA_DIR / name).unlink(missing_ok=True)
-    shutil.rmtree(DATA_DIR / "sandboxes", ignore_errors=True)
-    options = [part for name, value in OPTIONS.items() for part in (f"--{name}", value)]
-    alcove("up", *options, timeout_s=UP_TIMEOUT_S)
-    return Stack(DATA_DIR, json.loads(alcove("env", "--format", "json")))
+        (data_dir / name).unlink(missing_ok=True)
+    for name in ("sandboxes", "snapshots"):
+        shutil.rmtree(data_dir / name, ignore_errors=True)
+    chosen = OPTIONS | {name.replace("_", "-"): value for name, value in changes.items()}
+    options = [part for name, value in chosen.items() for part in (f"--{name}", value)]
+    alcove("up", *options, timeout_s=UP_TIMEOUT_S, data_dir=data_dir)
+    return Stack(data_dir, json.loads(alcove("env", "--format", "json", data_dir=data_dir)))
 
 
-def alcove_down() -> None:
-    if (DATA_DIR / "config.json").exists():
-        alcove("down")
+def alcove_down(data_dir: Path = DATA_DIR) -> None:
+    if (data_dir / "config.json").exists():
+        alcove("down", data_dir=data_dir)

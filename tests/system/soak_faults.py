@@ -1,0 +1,125 @@
+"""Faults at random moments while a soak runs: dead processes, a cold page cache, a full disk."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from stack import Stack
+
+READY_TIMEOUT_S = 60.0
+SMALL_DISK_MIB = 6144
+FULL_FOR_S = (0.3, 2.0)
+
+
+@contextmanager
+def small_disk(stack: Stack) -> Iterator[Path]:
+    """A file system of its own for snapshots, so that only they can run out of space."""
+    folder, image = stack.data_dir / "snapshots", stack.data_dir / "small-disk.img"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    assert not any(folder.iterdir()), f"{folder} must be empty before a disk is mounted over it"
+    with image.open("wb") as file:
+        file.truncate(SMALL_DISK_MIB << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        shutil.rmtree(folder / "lost+found")
+        folder.chmod(0o700)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)
+        image.unlink()
+
+
+class Faults(threading.Thread):
+    """Makes one fault after the other until stop(); remembers when each began and was over."""
+
+    def __init__(
+        self, stack: Stack, chance: random.Random, kinds: tuple[str, ...], every_s: float
+    ) -> None:
+        super().__init__(name="faults")
+        self._stack = stack
+        self._chance = chance
+        self._kinds = kinds
+        self._every_s = every_s
+        self._windows: list[tuple[float, float]] = []
+        self._begun: float | None = None
+        self._over = threading.Event()
+        self.made: Counter[str] = Counter()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        while not self._over.wait(self._chance.uniform(0.3, 1.7) * self._every_s):
+            kind = self._chance.choice(self._kinds)
+            self._begun = time.monotonic()
+            try:
+                self._make(kind)
+            except Exception as error:
+                self.error = error
+                return
+            finally:
+                self._windows.append((self._begun, time.monotonic()))
+                self._begun = None
+            self.made[kind] += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+    def excuse(self, begun: float) -> bool:
+        """Whether something that ran from `begun` until now met a fault."""
+        if self._begun is not None:
+            return True
+        # What a service of the killed kind had begun may fail a little later.
+        return any(end + 2.0 >= begun for _, end in self._windows)
+
+    def _make(self, kind: str) -> None:
+        match kind:
+            case "cache":
+                Path("/proc/sys/vm/drop_caches").write_text("1")
+            case "disk":
+                self._fill_disk()
+            case _:
+                self._kill(kind)
+
+    def _kill(self, service: str) -> None:
+        old = self._stack.pids()[service]
+        os.kill(old, signal.SIGKILL)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not (self._pid(service) not in {None, old} and self._ready()):
+            assert time.monotonic() < deadline, f"{service} did not come back"
+            time.sleep(0.1)
+
+    def _pid(self, service: str) -> int | None:
+        with suppress(OSError, ValueError, KeyError):
+            return self._stack.pids()[service]
+        return None
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self._stack.api_url}/ready", timeout=5).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _fill_disk(self) -> None:
+        """Leave almost nothing free, for a moment."""
+        ballast = self._stack.data_dir / "snapshots" / ".ballast"
+        left = self._chance.choice((0, 1 << 20, 64 << 20, 300 << 20))
+        free = shutil.disk_usage(ballast.parent).free
+        try:
+            with ballast.open("wb") as file, suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(1, free - left))
+            time.sleep(self._chance.uniform(*FULL_FOR_S))
+        finally:
+            ballast.unlink(missing_ok=True)
