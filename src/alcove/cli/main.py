@@ -3,13 +3,16 @@
 import click
 
 from alcove import __version__
+from alcove.cli import branches
 from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
 from alcove.cli.key import key_group
 from alcove.cli.logs import logs_command
 from alcove.cli.node import node_group
+from alcove.cli.sandboxes import sandbox_group
 from alcove.cli.server import down_command, status_command, up_command
+from alcove.cli.snapshots import snapshot_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,12 +31,16 @@ for command in (
     env_command,
     logs_command,
     key_group,
+    sandbox_group,
+    snapshot_group,
     doctor,
     bench_command,
     compare_command,
     node_group,
 ):
     main.add_command(command)
+for command in branches.COMMANDS:
+    sandbox_group.add_command(command)
 
 if __name__ == "__main__":
     main()

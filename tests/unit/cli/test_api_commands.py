@@ -1,0 +1,258 @@
+"""`alcove sandbox`, `alcove snapshot` and `alcove key` against a small stand-in of the API."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from alcove.cli.installation import Installation, Options
+from alcove.cli.main import main
+
+KEY = "e2b_" + "0" * 40
+
+
+class Server(ThreadingHTTPServer):
+    """Answers as it is told, in order, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, Any, dict[str, str]]] = []
+        self.asked: list[tuple[str, str, Any]] = []
+        self.keys: set[str | None] = set()
+
+    def answer(self, status: int = 200, body: Any = None, **headers: str) -> None:
+        self.answers.append((status, body, headers))
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def respond(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.asked.append((self.command, self.path, body))
+        self.server.keys.add(self.headers.get("X-API-Key"))
+        status, answer, headers = self.server.answers.pop(0)
+        content = b"" if answer is None else json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_DELETE = respond  # noqa: N815 - names http.server calls
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("E2B_API_KEY", KEY)
+    monkeypatch.delenv("ALCOVE_DATA_DIR", raising=False)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def alcove(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def sandbox(sandbox_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "sandboxID": sandbox_id,
+        "templateID": "t1",
+        "alias": "base",
+        "state": "running",
+        "startedAt": "2026-11-21T12:00:00.123456Z",
+        "endAt": "2026-11-21T12:05:00.123456Z",
+        "cpuCount": 2,
+        "memoryMB": 1024,
+        **more,
+    }
+
+
+def test_list_reads_all_pages(api: Server) -> None:
+    api.answer(body=[sandbox("i1"), sandbox("i2")], X_Next_Token="to/2")
+    api.answer(body=[sandbox("i3", state="paused", metadata={"user": "[red]x"})])
+    result = alcove("sandbox", "list")
+    assert result.exit_code == 0, result.output
+    assert [path for _, path, _ in api.asked] == [
+        "/v2/sandboxes?limit=100",
+        "/v2/sandboxes?limit=100&nextToken=to%2F2",
+    ]
+    assert api.keys == {KEY}
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["id", "i1", "i2", "i3"]
+    assert "2026-11-21T12:05:00Z" in lines[1]
+    assert "user=[red]x" in lines[3]
+    assert "12:05" not in lines[3], "a paused sandbox has no end"
+
+
+def test_list_filters_and_limits(api: Server) -> None:
+    api.answer(body=[sandbox("i1")], X_Next_Token="more")
+    result = alcove(
+        *("sandbox", "list", "--state", "paused", "--template", "base", "--limit", "1"),
+        *("--metadata", "user=a b", "--metadata", "x=1&2", "--format", "json"),
+    )
+    assert json.loads(result.stdout) == [sandbox("i1")]
+    assert api.asked == [
+        (
+            "GET",
+            (
+                "/v2/sandboxes?state=paused&template=base&metadata=user%3Da%252520b%26x%3D1%2525262"
+                "&limit=1"
+            ),
+            None,
+        )
+    ]
+    assert alcove("sandbox", "list", "--metadata", "nonsense").exit_code == 2
+
+
+def test_info_shows_both_views_and_no_secrets(api: Server) -> None:
+    detail = sandbox(
+        "i1", envdAccessToken="secret", lifecycle={"autoResume": True, "onTimeout": "pause"}
+    )
+    more = {
+        "tier": {"name": "quiet", "reason": "no traffic for 3 s"},
+        "changes": {},
+        "parent": None,
+    }
+    for _ in range(2):
+        api.answer(body=detail)
+        api.answer(body=more)
+    result = alcove("sandbox", "info", "i1")
+    assert [path for _, path, _ in api.asked] == ["/sandboxes/i1", "/v1/sandboxes/i1"]
+    assert "secret" not in result.stdout
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert lines["lifecycle.autoResume"] == ["yes"]
+    assert lines["tier.reason"] == ["no", "traffic", "for", "3", "s"]
+    assert "parent" not in lines
+    shown = json.loads(alcove("sandbox", "info", "i1", "--format", "json").stdout)
+    assert shown["tier"]["name"] == "quiet"
+    assert "envdAccessToken" not in shown
+
+
+def test_pause_goes_on_after_one_that_fails(api: Server) -> None:
+    api.answer(204)
+    api.answer(409, {"code": 409, "message": 'Sandbox "i[2]" is already paused'})
+    api.answer(204)
+    result = alcove("sandbox", "pause", "i1", "i2", "i3", "--filesystem")
+    assert result.exit_code == 1
+    assert [(path, body) for _, path, body in api.asked] == [
+        (f"/sandboxes/{each}/pause", {"memory": False}) for each in ("i1", "i2", "i3")
+    ]
+    assert 'Sandbox "i[2]" is already paused' in result.stderr
+    assert "i1 paused" in result.stderr
+    assert "i3 paused" in result.stderr
+
+
+def test_kill(api: Server) -> None:
+    api.answer(204)
+    assert alcove("sandbox", "kill", "i1").exit_code == 0
+    api.answer(404, {"code": 404, "message": "not there"})
+    assert alcove("sandbox", "kill", "../x").exit_code == 1
+    assert [(method, path) for method, path, _ in api.asked] == [
+        ("DELETE", "/sandboxes/i1"),
+        ("DELETE", "/sandboxes/..%2Fx"),
+    ]
+
+
+def test_resume(api: Server) -> None:
+    api.answer(201, sandbox("i1"))
+    result = alcove("sandbox", "resume", "i1", "--timeout", "60", "--reboot")
+    assert result.exit_code == 0
+    assert "resumed" in result.stderr
+    api.answer(200, sandbox("i1"))
+    assert "was running" in alcove("sandbox", "resume", "i1").stderr
+    assert api.asked == [
+        ("POST", "/v2/sandboxes/i1/connect", {"timeout": 60, "memory": False}),
+        ("POST", "/v2/sandboxes/i1/connect", {"timeout": 300}),
+    ]
+
+
+def test_fork_prints_ids_and_says_what_failed(api: Server) -> None:
+    entries = [
+        {"sandbox": sandbox("i2"), "error": None},
+        {"error": {"code": 503, "message": "no room [here]"}},
+    ]
+    api.answer(201, entries)
+    result = alcove("sandbox", "fork", "i1", "--count", "2")
+    assert result.exit_code == 1
+    assert result.stdout == "i2\n"
+    assert "no room [here]" in result.stderr
+    assert api.asked == [("POST", "/sandboxes/i1/fork", {"count": 2, "timeout": 300})]
+    assert alcove("sandbox", "fork", "i1", "--count", "101").exit_code == 2
+    api.answer(201, entries[:1])
+    result = alcove("sandbox", "fork", "i1", "--format", "json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, entries[:1])
+
+
+def test_snapshots(api: Server) -> None:
+    api.answer(201, {"snapshotID": "team/new:default", "names": ["team/new"]})
+    result = alcove("sandbox", "snapshot", "i1", "--name", "new")
+    assert result.stdout == "team/new:default\n"
+    api.answer(body=[{"snapshotID": "team/new:default", "names": ["team/new:default"]}])
+    assert "team/new:default" in alcove("snapshot", "list", "--sandbox", "i1").stdout
+    api.answer(204)
+    assert alcove("snapshot", "delete", "team/new:default").exit_code == 0
+    api.answer(400, {"code": 400, "message": "in use"})
+    assert alcove("snapshot", "delete", "t:x").exit_code == 1
+    assert api.asked == [
+        ("POST", "/sandboxes/i1/snapshots", {"name": "new"}),
+        ("GET", "/snapshots?sandboxID=i1&limit=100", None),
+        ("DELETE", "/templates/team%2Fnew%3Adefault", None),
+        ("DELETE", "/templates/t%3Ax", None),
+    ]
+
+
+def test_keys(api: Server) -> None:
+    api.answer(201, {"key": "e2b_new", "id": "k1"})
+    assert alcove("key", "create", "ci").stdout == "e2b_new\n"
+    api.answer(204)
+    assert alcove("key", "revoke", "k1").exit_code == 0
+    assert api.asked == [("POST", "/api-keys", {"name": "ci"}), ("DELETE", "/api-keys/k1", None)]
+
+
+def test_which_api_is_asked(api: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that was named wins over variables, and those over the usual installation."""
+    installation = Installation(tmp_path, Options(api_port=api.server_port))
+    installation.save()
+    installation.key_file.write_text("E2B_API_KEY=e2b_local\n")
+    api.answer(body=[])
+    assert alcove("sandbox", "list", "--data-dir", str(tmp_path)).exit_code == 0
+    assert api.keys == {"e2b_local"}
+    monkeypatch.delenv("E2B_API_KEY")
+    result = alcove("sandbox", "list")
+    assert result.exit_code == 1
+    assert "E2B_API_KEY is not" in result.stderr
+    monkeypatch.delenv("E2B_API_URL")
+    monkeypatch.setenv("ALCOVE_DATA_DIR", str(tmp_path / "nothing"))
+    assert alcove("sandbox", "list").exit_code == 3
+
+
+def test_an_api_that_cannot_be_used(api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.answer(401, {"code": 401, "message": "Invalid API key"})
+    result = alcove("sandbox", "list")
+    assert result.exit_code == 1
+    assert "Invalid API key" in result.stderr
+    assert "alcove key create" in result.stderr
+    api.answer(500, ["no", "problem"])
+    assert "the API answered 500" in alcove("sandbox", "list").stderr
+    for url in ("http://127.0.0.1:1", "nonsense"):
+        monkeypatch.setenv("E2B_API_URL", url)
+        result = alcove("sandbox", "kill", "i1", "i2")
+        assert result.exit_code == 3
+        assert "does not answer" in result.stderr
