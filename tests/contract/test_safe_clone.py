@@ -1,6 +1,6 @@
 """The promise to everything that comes out of a snapshot: what is its own, what is inherited.
 
-One table for create, resume, fork, clone and create from a snapshot (docs/reference/snapshots.md).
+One table for create, resume, fork, clone, rollback and create from a snapshot.
 """
 
 import time

@@ -26,7 +26,10 @@ def small_disk(stack: Stack) -> Iterator[Path]:
     """A file system of its own for snapshots, so that only they can run out of space."""
     folder, image = stack.data_dir / "snapshots", stack.data_dir / "small-disk.img"
     folder.mkdir(mode=0o700, exist_ok=True)
-    assert not any(folder.iterdir()), f"{folder} must be empty before a disk is mounted over it"
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while any(folder.iterdir()):  # of tests before this one, about to be collected
+        assert time.monotonic() < deadline, f"{folder} must be empty before a disk hides it"
+        time.sleep(0.5)
     with image.open("wb") as file:
         file.truncate(SMALL_DISK_MIB << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)

@@ -1,0 +1,25 @@
+"""A short soak of time travel (soak.py is the long one): nothing corrupted, lost or leaked."""
+
+import os
+import time
+
+import pytest
+
+from stack import DATA_DIR, OPTIONS, Stack
+from system import leaks
+from system.soak import soak
+from system.test_crash import settled, until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+CYCLES = int(os.environ.get("ALCOVE_SOAK_CYCLES", "60"))
+SEED = int(os.environ.get("ALCOVE_SOAK_SEED", "0")) or int(time.time())
+
+
+def test_soak(stack: Stack) -> None:
+    before = settled()
+    report = soak(stack, driver="gvisor", cycles=CYCLES, seed=SEED, fault_every_s=6.0)
+    assert report.good, report.text()
+    assert report.cycles == CYCLES
+    until(lambda: settled() == before, timeout_s=90)
+    assert leaks.count(OPTIONS["instance"], DATA_DIR)["processes"] == before["processes"]
