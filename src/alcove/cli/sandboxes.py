@@ -19,7 +19,6 @@ from alcove.cli.output import (
 )
 
 DEFAULT_TIMEOUT_S = 300
-_SECRETS = frozenset({"envdAccessToken", "trafficAccessToken"})
 
 timeout_option = click.option(
     "--timeout",
@@ -91,9 +90,7 @@ def list_command(
 @format_option
 def info_command(api: Api, sandbox_id: str, output_format: str) -> None:
     """Show all that is known of a sandbox: policy, idle tier, lineage, what was made its own."""
-    path = f"/sandboxes/{segment(sandbox_id)}"
-    shown = api.ask("GET", path).json() | api.ask("GET", f"/v1{path}").json()
-    shown = {name: value for name, value in shown.items() if name not in _SECRETS}
+    shown = api.ask("GET", f"/v1/sandboxes/{segment(sandbox_id)}").json()
     if output_format == "json":
         print_json(shown)
         return
@@ -183,12 +180,13 @@ def _metadata(pairs: Iterable[str]) -> str:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Names and texts of nested values; what is empty is left out."""
+    """Names and texts of nested values; a list by its length; what is empty is left out."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, bool):
             yield prefix + name, "yes" if value else "no"
-        elif value not in (None, "", []):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield prefix + name, text
+        elif isinstance(value, list):
+            yield prefix + name, str(len(value))
+        elif value not in (None, ""):
+            yield prefix + name, str(value)

@@ -121,28 +121,24 @@ def test_list_filters_and_limits(api: Server) -> None:
     assert alcove("sandbox", "list", "--metadata", "nonsense").exit_code == 2
 
 
-def test_info_shows_both_views_and_no_secrets(api: Server) -> None:
+def test_info_shows_what_is_known(api: Server) -> None:
     detail = sandbox(
-        "i1", envdAccessToken="secret", lifecycle={"autoResume": True, "onTimeout": "pause"}
+        "i1",
+        policy={"autoResume": True, "idleAfter": None},
+        tier={"name": "quiet", "reason": "no traffic for 3 s"},
+        checkpoints=[{}, {}],
+        parentID=None,
     )
-    more = {
-        "tier": {"name": "quiet", "reason": "no traffic for 3 s"},
-        "changes": {},
-        "parent": None,
-    }
-    for _ in range(2):
-        api.answer(body=detail)
-        api.answer(body=more)
+    api.answer(body=detail)
     result = alcove("sandbox", "info", "i1")
-    assert [path for _, path, _ in api.asked] == ["/sandboxes/i1", "/v1/sandboxes/i1"]
-    assert "secret" not in result.stdout
     lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
-    assert lines["lifecycle.autoResume"] == ["yes"]
+    assert lines["policy.autoResume"] == ["yes"]
     assert lines["tier.reason"] == ["no", "traffic", "for", "3", "s"]
-    assert "parent" not in lines
-    shown = json.loads(alcove("sandbox", "info", "i1", "--format", "json").stdout)
-    assert shown["tier"]["name"] == "quiet"
-    assert "envdAccessToken" not in shown
+    assert lines["checkpoints"] == ["2"]
+    assert not {"parentID", "policy.idleAfter"} & set(lines)
+    api.answer(body=detail)
+    assert json.loads(alcove("sandbox", "info", "i1", "--format", "json").stdout) == detail
+    assert [path for _, path, _ in api.asked] == ["/v1/sandboxes/i1"] * 2
 
 
 def test_pause_goes_on_after_one_that_fails(api: Server) -> None:
@@ -216,6 +212,73 @@ def test_snapshots(api: Server) -> None:
         ("DELETE", "/templates/team%2Fnew%3Adefault", None),
         ("DELETE", "/templates/t%3Ax", None),
     ]
+
+
+def checkpoint(checkpoint_id: str, sandbox_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "checkpointID": checkpoint_id,
+        "snapshotID": f"t:{checkpoint_id}",
+        "names": [],
+        "sandboxID": sandbox_id,
+        "parentID": None,
+        "memory": True,
+        "sizeBytes": 3 << 20,
+        "createdAt": "2026-11-21T12:00:00.5Z",
+        "current": False,
+        **more,
+    }
+
+
+def test_checkpoints_and_rollback(api: Server) -> None:
+    api.answer(201, checkpoint("c1", "i1"))
+    assert alcove("sandbox", "checkpoint", "i1", "--filesystem").stdout == "c1\n"
+    api.answer(body=[checkpoint("c1", "i1", memory=False), checkpoint("c2", "i1", current=True)])
+    lines = alcove("sandbox", "checkpoints", "i1").stdout.splitlines()
+    assert lines[1].split() == ["c1", "2026-11-21T12:00:00Z", "3.0", "disk"]
+    assert lines[2].split()[3:] == ["memory,", "disk", "continued", "now"]
+    api.answer(201, sandbox("i1"))
+    assert alcove("sandbox", "rollback", "i1", "c1").exit_code == 0
+    api.answer(201, sandbox("i1"))
+    assert alcove("sandbox", "rollback", "i1", "c1", "--timeout", "60").exit_code == 0
+    assert api.asked == [
+        ("POST", "/v1/sandboxes/i1/checkpoints", {"memory": False}),
+        ("GET", "/v1/sandboxes/i1/checkpoints", None),
+        ("POST", "/v1/sandboxes/i1/rollback", {"checkpoint": "c1"}),
+        ("POST", "/v1/sandboxes/i1/rollback", {"checkpoint": "c1", "timeout": 60}),
+    ]
+
+
+def test_tree(api: Server) -> None:
+    def member(sandbox_id: str, parent_id: str | None, **more: Any) -> dict[str, Any]:
+        started = {"startedAt": "2026-11-21T12:00:00Z", "state": "running", "stopReason": None}
+        return {"sandboxID": sandbox_id, "parentID": parent_id, **started, **more}
+
+    tree = {
+        "rootID": "i0",
+        "sandboxes": [
+            member("i1", "i0", state="stopped", stopReason="killed"),
+            member("i2", "i1"),
+            member("i3", "i1"),
+            member("i4", "i3"),
+        ],
+        "checkpoints": [checkpoint("c1", "i1", names=["t/[a]:x"]), checkpoint("c2", "i3")],
+        "complete": False,
+    }
+    api.answer(body=tree)
+    result = alcove("sandbox", "tree", "i3")
+    assert result.exit_code == 0, result.output
+    started = ", started 2026-11-21T12:00:00Z"
+    assert result.stdout.splitlines() == [
+        f"i1 stopped (killed){started}",
+        "├── checkpoint t/[a]:x, 2026-11-21T12:00:00Z, 3.0 MiB",
+        f"├── i2 running{started}",
+        f"└── i3 running{started}",
+        "    ├── checkpoint c2, 2026-11-21T12:00:00Z, 3.0 MiB",
+        f"    └── i4 running{started}",
+    ]
+    assert "larger" in result.stderr
+    api.answer(body=tree)
+    assert json.loads(alcove("sandbox", "tree", "i3", "--format", "json").stdout) == tree
 
 
 def test_keys(api: Server) -> None:
