@@ -130,6 +130,8 @@ class Loops:
                 self._look_at_templates.set()
             case "sandbox.stopped":
                 await self._sandboxes.observe(SandboxId(event.subject))
+            case "sandbox.idle":
+                await self._sandboxes.idle(SandboxId(event.subject), event.at)
             case "image.ready" | "image.failed":
                 self._look_at_templates.set()
             case _:

@@ -29,7 +29,13 @@ from alcove.control.events import routes as event_routes
 from alcove.control.loops import Loops
 from alcove.control.nodes.client import HttpNode, NodeClient
 from alcove.control.nodes.service import Nodes
-from alcove.control.sandboxes import fork_routes, internal_routes, lineage, observe_routes
+from alcove.control.sandboxes import (
+    fork_routes,
+    internal_routes,
+    lineage,
+    observe_routes,
+    v1_routes,
+)
 from alcove.control.sandboxes import routes as sandbox_routes
 from alcove.control.sandboxes import store as sandbox_store
 from alcove.control.sandboxes.checkpoints import Checkpoints
@@ -38,8 +44,11 @@ from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.outcomes import Outcomes
+from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.plan import Limits
 from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.sandboxes.resumes import Resumes
+from alcove.control.sandboxes.rollbacks import Rollbacks
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
@@ -73,7 +82,10 @@ class Parts:
     snapshots: Snapshots
     sandboxes: Sandboxes
     checkpoints: Checkpoints
+    pauses: Pauses
+    resumes: Resumes
     forks: Forks
+    rollbacks: Rollbacks
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
     template_reconciler: TemplateReconciler
@@ -129,34 +141,30 @@ def _assemble(
     key = cluster_key(settings.data_dir)
     if node is None:
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
-    db = Database(settings.database())
-    nodes = Nodes(node, settings.node_ingress)
-    templates = Templates(db, nodes, clock)
-    context = Context(
-        db=db,
-        nodes=nodes,
-        templates=templates,
-        snapshots=Snapshots(clock),
-        outcomes=Outcomes(db, clock),
-        limits=_limits(settings),
-        token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
-        domain=settings.domain,
-        clock=clock,
-        checkpoint=checkpoint,
-    )
-    sandboxes = Sandboxes(context)
+    context = _context(settings, node, key, clock, checkpoint)
+    db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
+    pauses, resumes = Pauses(context), Resumes(context, sandboxes)
     return Parts(
         db=db,
         nodes=nodes,
         teams=Teams(db, clock),
-        templates=templates,
+        templates=context.templates,
         snapshots=context.snapshots,
         sandboxes=sandboxes,
+        pauses=pauses,
+        resumes=resumes,
         checkpoints=Checkpoints(context),
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
+        rollbacks=Rollbacks(context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=SandboxReconciler(
-            db, nodes, sandboxes, clock, keep_events_us=settings.event_days * DAY_US
+            db,
+            nodes,
+            sandboxes,
+            clock,
+            pauses=pauses,
+            resumes=resumes,
+            keep_events_us=settings.event_days * DAY_US,
         ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
@@ -165,11 +173,30 @@ def _assemble(
     )
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_hours=settings.max_sandbox_hours,
-        concurrent=settings.concurrent_sandboxes,
-        start_timeout_s=settings.start_timeout_s,
+def _context(
+    settings: Settings,
+    node: NodeClient,
+    key: str,
+    clock: Callable[[], int],
+    checkpoint: Checkpoint,
+) -> Context:
+    db = Database(settings.database())
+    nodes = Nodes(node, settings.node_ingress)
+    return Context(
+        db=db,
+        nodes=nodes,
+        templates=Templates(db, nodes, clock),
+        snapshots=Snapshots(clock),
+        outcomes=Outcomes(db, clock),
+        limits=Limits(
+            max_hours=settings.max_sandbox_hours,
+            concurrent=settings.concurrent_sandboxes,
+            start_timeout_s=settings.start_timeout_s,
+        ),
+        token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
+        domain=settings.domain,
+        clock=clock,
+        checkpoint=checkpoint,
     )
 
 
@@ -202,6 +229,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(observe_routes.router)
     app.include_router(sandbox_routes.router)
     app.include_router(fork_routes.router)
+    app.include_router(v1_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
     app.include_router(event_routes.router)
@@ -247,6 +275,7 @@ def _add_probes(app: FastAPI) -> None:
         async with request.app.state.db.reading() as tx:
             counts = await sandbox_store.count_by_state(tx)
         metrics.sandboxes_running.set(counts[State.RUNNING])
+        metrics.sandboxes_paused.set(counts[State.PAUSED])
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

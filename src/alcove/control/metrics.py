@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from alcove.wire.states import StopReason
+from alcove.wire.states import PauseReason, StopReason
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -22,6 +22,19 @@ sandboxes_failed = Counter("alcove_control_sandboxes_failed_total", "Sandboxes t
 sandboxes_stopped = Counter(
     "alcove_control_sandboxes_stopped_total", "Sandboxes that ended, by reason.", ["reason"]
 )
+pauses_finished = Counter(
+    "alcove_control_pauses_finished_total", "Sandboxes that were paused, by reason.", ["reason"]
+)
+pauses_failed = Counter(
+    "alcove_control_pauses_failed_total", "Sandboxes that could not be paused and ran on."
+)
+resumes_finished = Counter(
+    "alcove_control_resumes_finished_total", "Paused sandboxes that run again, and rollbacks."
+)
+resumes_failed = Counter(
+    "alcove_control_resumes_failed_total",
+    "Sandboxes that could not be started from their snapshot and stayed paused.",
+)
 sandbox_create_seconds = Histogram(
     "alcove_control_sandbox_create_seconds",
     "Time of one create: intent (first transaction), node (start), result (second transaction).",
@@ -29,6 +42,7 @@ sandbox_create_seconds = Histogram(
     buckets=_FAST,
 )
 sandboxes_running = Gauge("alcove_control_sandboxes_running", "Sandboxes running now.")
+sandboxes_paused = Gauge("alcove_control_sandboxes_paused", "Sandboxes paused now.")
 node_up = Gauge("alcove_control_node_up", "1 while the node answers and reports itself ready.")
 reconcile_repairs = Counter(
     "alcove_control_reconcile_repairs_total",
@@ -37,11 +51,24 @@ reconcile_repairs = Counter(
 )
 
 CREATE_PHASES = ("intent", "node", "result")
-REPAIRS = ("finished_start", "failed_start", "finished_stop", "lost_sandbox", "unknown_sandbox")
+REPAIRS = (
+    "finished_start",
+    "failed_start",
+    "finished_stop",
+    "finished_pause",
+    "found_pause",
+    "finished_resume",
+    "failed_resume",
+    "lost_sandbox",
+    "unknown_sandbox",
+    "unknown_snapshot",
+)
 
 for _phase in CREATE_PHASES:
     sandbox_create_seconds.labels(_phase)
 for _reason in StopReason:
     sandboxes_stopped.labels(_reason.value)
+for _pause in PauseReason:
+    pauses_finished.labels(_pause.value)
 for _kind in REPAIRS:
     reconcile_repairs.labels(_kind)

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from alcove.concurrency import shielded
-from alcove.control.db import Database
-from alcove.control.errors import ControlError, NotFoundError
+from alcove.control.db import Database, Tx
+from alcove.control.errors import ControlError, LimitReachedError, NotFoundError
 from alcove.control.nodes.service import Nodes
+from alcove.control.sandboxes import store
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.plan import Created, Limits
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.snapshots.service import Snapshots
+from alcove.control.teams.store import Team
 from alcove.control.templates.service import Templates
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxSpec
@@ -50,6 +52,19 @@ class Context:
     def traffic_token(self, sandbox: Sandbox) -> str | None:
         """None: everybody may reach the sandbox's ports."""
         return None if sandbox.public_traffic else traffic_token(self.token_seed, sandbox.id)
+
+    async def check_limit(self, tx: Tx, team: Team, more: int = 1) -> None:
+        """Raises LimitReachedError when the team may not have so many more.
+
+        Hold the team's lock, so that two who count at once do not both find room.
+        """
+        limit = team.concurrent_sandboxes
+        if limit is None:
+            limit = self.limits.concurrent
+        if await store.count_alive(tx, team.id) + more > limit:
+            raise LimitReachedError(
+                f"Your team may have {limit} sandboxes at once and has them; end one first"
+            )
 
     def spec(self, sandbox: Sandbox, env_vars: dict[str, str], *, internet: bool) -> SandboxSpec:
         """What a machine must know to start this life of the sandbox."""

@@ -1,5 +1,6 @@
 """For Alcove's own processes: where the edge finds a sandbox, and what `alcove status` shows."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,7 +14,7 @@ from alcove.control.db import Database
 from alcove.control.errors import NotFoundError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import store
-from alcove.control.sandboxes.routes import SandboxesService, SandboxIdOf
+from alcove.control.sandboxes.routes import ResumesService, SandboxIdOf
 from alcove.control.teams.auth import Cluster
 from alcove.control.templates.attempts import AT_ONCE
 from alcove.control.templates.service import Shipped, Templates
@@ -24,11 +25,12 @@ router = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Cluster]
 
 
 class Route(BaseModel):
-    """What the edge must know to reach a sandbox."""
+    """What the edge must know to reach a sandbox, or that it may wake it (`auto_resume`)."""
 
     sandbox_id: str
     generation: int
     state: SandboxState
+    auto_resume: bool
     node_ingress: str
     access_token: str
     traffic_token: str | None
@@ -47,21 +49,22 @@ class Status(BaseModel):
 
 
 @router.get("/routes/{sandbox_id}", response_model=Route, responses=errors(404))
-async def route(sandbox_id: SandboxIdOf, sandboxes: SandboxesService) -> Response:
-    routed = await sandboxes.route(sandbox_id)
+async def route(sandbox_id: SandboxIdOf, resumes: ResumesService) -> Response:
+    """Where a sandbox is; while somebody resumes it the answer waits, for 30 s at most."""
+    routed = await resumes.route(sandbox_id)
     if routed is None:
         raise NotFoundError("The sandbox was not found")
-    return json_response(
-        {
-            "sandbox_id": routed.sandbox_id,
-            "generation": routed.generation,
-            "state": SandboxState.RUNNING.value,
-            "node_ingress": routed.node_ingress,
-            "access_token": routed.access_token,
-            "traffic_token": routed.traffic_token,
-            "mask_request_host": routed.mask_request_host,
-        }
-    )
+    return json_response(asdict(routed))
+
+
+@router.post(
+    "/sandboxes/{sandbox_id}/wake",
+    response_model=Route,
+    responses=errors(403, 404, 409, 429, 503, 504),
+)
+async def wake(sandbox_id: SandboxIdOf, resumes: ResumesService) -> Response:
+    """Resume a sandbox because of traffic; 403 when its owner did not ask for that."""
+    return json_response(asdict(await resumes.wake(sandbox_id)))
 
 
 async def _nodes(request: Request) -> Nodes:

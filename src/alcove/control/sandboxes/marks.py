@@ -11,14 +11,25 @@ from sqlalchemy import ColumnElement, case, delete, func, select, tuple_, update
 
 from alcove.control.db import Tx
 from alcove.control.sandboxes.states import Event, State, sources, step
-from alcove.control.sandboxes.store import Sandbox, read, visible
+from alcove.control.sandboxes.store import Sandbox, read, running
 from alcove.control.sandboxes.tables import idempotency_keys, sandbox_pairs, sandboxes
-from alcove.wire.ids import SandboxId, TeamId
-from alcove.wire.states import StopReason
+from alcove.wire.ids import SandboxId, SnapshotId, TeamId
+from alcove.wire.states import PauseReason, StopReason
 
 
-async def mark_running(tx: Tx, sandbox: Sandbox, *, started_at: int, end_at: int) -> bool:
-    return await _advance(tx, sandbox, Event.STARTED, {"started_at": started_at, "end_at": end_at})
+async def mark_running(
+    tx: Tx, sandbox: Sandbox, *, started_at: int, end_at: int, changes: dict[str, Any]
+) -> bool:
+    """A new one was started, or a paused one resumed."""
+    values = {
+        "started_at": started_at,
+        "end_at": end_at,
+        "changes": changes,
+        "paused_at": None,
+        "pause_reason": None,
+        "unresponsive": False,
+    }
+    return await _advance(tx, sandbox, Event.STARTED, values)
 
 
 async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
@@ -32,16 +43,64 @@ async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
     return True
 
 
+async def mark_pausing(
+    tx: Tx,
+    sandbox: Sandbox,
+    *,
+    saving_id: SnapshotId,
+    reason: PauseReason,
+    memory: bool,
+    over_at: int | None = None,
+) -> bool:
+    """Write the intent to pause; with `over_at` only if its time is over by then."""
+    values = {"saving_id": saving_id, "pause_reason": reason.value, "pause_memory": memory}
+    over = () if over_at is None else (sandboxes.c.end_at <= over_at,)
+    return await _advance(tx, sandbox, Event.PAUSE, values, *over)
+
+
+async def mark_paused(tx: Tx, sandbox: Sandbox, *, at: int, unresponsive: bool) -> bool:
+    values = {
+        "snapshot_id": sandbox.saving_id,
+        "saving_id": None,
+        "paused_at": at,
+        "end_at": at,
+        "unresponsive": unresponsive,
+    }
+    return await _advance(tx, sandbox, Event.PAUSED, values)
+
+
+async def mark_not_paused(tx: Tx, sandbox: Sandbox, *, end_at: int) -> bool:
+    """It could not be saved and runs on."""
+    values = {"saving_id": None, "pause_reason": None, "end_at": end_at}
+    return await _advance(tx, sandbox, Event.NOT_PAUSED, values)
+
+
+async def mark_resuming(tx: Tx, sandbox: Sandbox, resuming: Sandbox) -> bool:
+    """Write the intent to start another life of it: what `resuming` says of that life."""
+    fields = ("generation", "snapshot_id", "start_deadline", "end_at", "boots", "auto_pause")
+    values = {name: getattr(resuming, name) for name in fields}
+    return await _advance(tx, sandbox, Event.RESUME, values)
+
+
+async def mark_not_resumed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
+    """It could not be started and is paused, as before; or since now, if it ran before."""
+    paused_at = at if sandbox.paused_at is None else sandbox.paused_at
+    reason = sandbox.pause_reason or PauseReason.REQUESTED
+    values = {"paused_at": paused_at, "end_at": paused_at, "pause_reason": reason.value}
+    return await _advance(tx, sandbox, Event.NOT_RESUMED, values)
+
+
 async def mark_stopping(
     tx: Tx,
     sandbox_id: SandboxId,
     reason: StopReason,
     *,
     team_id: TeamId | None = None,
+    only: tuple[int, State] | None = None,
 ) -> Sandbox | None:
     """Write the intent to stop; None when there is nothing to stop (any more).
 
-    The first reason stays.
+    The first reason stays. `only`: in that generation and state.
     """
     guard: list[ColumnElement[bool]] = [
         sandboxes.c.id == sandbox_id,
@@ -49,6 +108,8 @@ async def mark_stopping(
     ]
     if team_id is not None:
         guard.append(sandboxes.c.team_id == team_id)
+    if only is not None:
+        guard += [sandboxes.c.generation == only[0], sandboxes.c.state == only[1].value]
     changed = await tx.execute(
         update(sandboxes)
         .where(*guard)
@@ -63,8 +124,15 @@ async def mark_stopping(
 
 
 async def mark_expired(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
-    """Write the intent to stop those whose time is over, the longest overdue first."""
-    over = (sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at <= now)
+    """Write the intent to stop those whose time is over, the longest overdue first.
+
+    Those that are to be paused then are left alone.
+    """
+    over = (
+        sandboxes.c.state == State.RUNNING.value,
+        sandboxes.c.end_at <= now,
+        sandboxes.c.auto_pause.is_(False),
+    )
     chosen = select(sandboxes.c.id).where(*over).order_by(sandboxes.c.end_at).limit(limit)
     changed = await tx.execute(
         update(sandboxes)
@@ -98,7 +166,7 @@ async def mark_stopped(
 async def change_end(
     tx: Tx, sandbox: Sandbox, *, end_at: int, now: int, only_extend: bool
 ) -> int | None:
-    """Set when a visible sandbox ends, and return it; None when it is no longer visible."""
+    """Set when a running sandbox ends, and return it; None when it does not run any more."""
     value: Any = end_at
     if only_extend:
         # Decided in the database: two calls at once must not shorten each other's extension.
@@ -108,7 +176,7 @@ async def change_end(
         .where(
             sandboxes.c.id == sandbox.id,
             sandboxes.c.generation == sandbox.generation,
-            visible(sandbox.team_id, now),
+            running(now),
         )
         .values(end_at=value)
         .returning(sandboxes.c.end_at)
@@ -118,30 +186,45 @@ async def change_end(
 
 
 async def expedite_starts(tx: Tx, now: int) -> None:
-    """Give up on every start: the process that was to finish them is gone."""
+    """Give up on every start and resume: the process that was to finish them is gone."""
     await tx.execute(
         update(sandboxes)
-        .where(sandboxes.c.state == State.STARTING.value)
+        .where(sandboxes.c.state.in_([State.STARTING.value, State.RESUMING.value]))
         .values(start_deadline=now)
     )
 
 
 async def purge(tx: Tx, *, before: int, limit: int) -> int:
-    """Forget sandboxes that ended long ago."""
-    old = select(sandboxes.c.id).where(sandboxes.c.stopped_at < before).limit(limit)
-    ids = list((await tx.execute(old)).scalars())
+    """Forget sandboxes that ended long ago and have no children (any more): a tree keeps its stem.
+
+    How many there were, at most `limit`.
+    """
+    child = sandboxes.alias()
+    # By the root as well, which has an index.
+    children = select(child.c.id).where(
+        child.c.root_id == sandboxes.c.root_id, child.c.parent_id == sandboxes.c.id
+    )
+    old = select(sandboxes.c.id).where(sandboxes.c.stopped_at < before, ~children.exists())
+    ids = list((await tx.execute(old.limit(limit))).scalars())
     await tx.execute(delete(sandbox_pairs).where(sandbox_pairs.c.sandbox_id.in_(ids)))
     await tx.execute(delete(sandboxes).where(sandboxes.c.id.in_(ids)))
     return len(ids)
 
 
-async def _advance(tx: Tx, sandbox: Sandbox, event: Event, values: dict[str, Any]) -> bool:
+async def _advance(
+    tx: Tx,
+    sandbox: Sandbox,
+    event: Event,
+    values: dict[str, Any],
+    *guard: ColumnElement[bool],
+) -> bool:
     changed = await tx.execute(
         update(sandboxes)
         .where(
             sandboxes.c.id == sandbox.id,
             sandboxes.c.generation == sandbox.generation,
             sandboxes.c.state == sandbox.state.value,
+            *guard,
         )
         .values(state=step(sandbox.state, event).value, **values)
     )

@@ -7,6 +7,7 @@ request, the reconcile step, a machine's event) one wins and nothing is billed t
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -18,11 +19,14 @@ from alcove.control.events.store import EventKind
 from alcove.control.sandboxes import marks, plan
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
+from alcove.control.sandboxes.turns import News
 from alcove.control.templates import store as template_store
 from alcove.control.usage import store as usage
 from alcove.wire.states import StopReason
 
 _log = structlog.get_logger()
+
+_MOST_OF_A_CAUSE = 500
 
 
 class Outcomes:
@@ -31,13 +35,22 @@ class Outcomes:
         self._clock = clock
         self.deadlines_changed = asyncio.Event()
         """Set whenever a sandbox may end sooner than the expiry loop thinks."""
+        self.news = News()
 
-    async def started(self, sandbox: Sandbox, *, timeout_us: int) -> Sandbox | None:
-        """Write down that a start succeeded; None when it was given up before."""
+    async def started(
+        self, sandbox: Sandbox, *, timeout_us: int, changes: dict[str, Any] | None = None
+    ) -> Sandbox | None:
+        """Write down that a start succeeded; None when it was given up before.
+
+        `changes`: what the machine says that the sandbox made its own.
+        """
         now = self._clock()
         end_at = now + timeout_us
+        changes = changes or {}
         async with self._db.transaction() as tx:
-            if not await marks.mark_running(tx, sandbox, started_at=now, end_at=end_at):
+            if not await marks.mark_running(
+                tx, sandbox, started_at=now, end_at=end_at, changes=changes
+            ):
                 return None
             await usage.open_entry(tx, plan.usage_entry(sandbox, now))
             await template_store.note_spawn(tx, sandbox.template_id, now)
@@ -48,7 +61,63 @@ class Outcomes:
         self.deadlines_changed.set()
         metrics.sandboxes_started.inc()
         _log.info("sandbox.started", sandbox_id=sandbox.id, team_id=sandbox.team_id)
-        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at)
+        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at, changes=changes)
+
+    async def resumed(
+        self,
+        sandbox: Sandbox,
+        *,
+        end_at: int,
+        changes: dict[str, Any],
+        kind: EventKind = EventKind.RESUMED,
+        data: dict[str, Any],
+    ) -> Sandbox | None:
+        """Write down that another life of it began; None when it was given up before.
+
+        The snapshot it began from is no longer referred to: tell Snapshots after it.
+        """
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await marks.mark_running(
+                tx, sandbox, started_at=now, end_at=end_at, changes=changes
+            ):
+                return None
+            await usage.open_entry(tx, plan.usage_entry(sandbox, now))
+            told = {"generation": sandbox.generation, "end_at": rfc3339(end_at)} | data
+            await events.record(tx, sandbox.team_id, sandbox.id, kind=kind, at=now, data=told)
+        self.deadlines_changed.set()
+        self.news.tell(sandbox.id)
+        metrics.resumes_finished.inc()
+        _log.info("sandbox.resumed", sandbox_id=sandbox.id, team_id=sandbox.team_id, **data)
+        return replace(
+            sandbox,
+            state=State.RUNNING,
+            started_at=now,
+            end_at=end_at,
+            changes=changes,
+            paused_at=None,
+            pause_reason=None,
+            unresponsive=False,
+        )
+
+    async def not_resumed(self, sandbox: Sandbox, why: str) -> bool:
+        """Write down that it could not be started again and is paused, with its snapshot."""
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            if not await marks.mark_not_resumed(tx, sandbox, at=now):
+                return False
+            await events.record(
+                tx,
+                sandbox.team_id,
+                sandbox.id,
+                kind=EventKind.RESUME_FAILED,
+                at=now,
+                data={"cause": why[:_MOST_OF_A_CAUSE]},
+            )
+        self.news.tell(sandbox.id)
+        metrics.resumes_failed.inc()
+        _log.warning("sandbox.not_resumed", sandbox_id=sandbox.id, team_id=sandbox.team_id, why=why)
+        return True
 
     async def failed(self, sandbox: Sandbox, why: str) -> bool:
         """Write down that a start failed."""
@@ -77,6 +146,7 @@ class Outcomes:
             await events.record_all(tx, subjects, kind=EventKind.STOPPED, at=now, data=data)
         metrics.sandboxes_stopped.labels(reason.value).inc(len(ended))
         for team_id, sandbox_id in subjects:
+            self.news.tell(sandbox_id)
             _log.info(
                 "sandbox.stopped", sandbox_id=sandbox_id, team_id=team_id, reason=reason.value
             )

@@ -27,6 +27,7 @@ from alcove.control.templates.service import Resolved, TemplateNotReadyError
 from alcove.control.usage import store as usage
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import NodeId, SandboxId, SnapshotId, TeamId, new_sandbox_id
+from alcove.wire.states import SandboxState
 
 _TEN_YEARS_HOURS = 87600
 _START_MARGIN_US = 30 * MICROSECONDS
@@ -99,11 +100,15 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What the edge must know to reach a sandbox and to guard it."""
+    """What the edge must know to reach a sandbox, or to wake it, and to guard it."""
 
     sandbox_id: SandboxId
     generation: int
+    state: SandboxState
+    auto_resume: bool
+    """Traffic wakes it when it is paused."""
     node_ingress: str
+    """Empty while it is paused."""
     access_token: str
     traffic_token: str | None
     mask_request_host: str | None

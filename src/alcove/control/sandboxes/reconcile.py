@@ -1,7 +1,11 @@
 """Makes what is match what was meant, whatever crashed in between: idempotent steps.
 
     running here, not on the machine        stopped (its reason, or lost with the machine)
+    running here, paused on the machine     paused: the database lost its last commits
     stopping here                           stop again, then stopped
+    pausing here                            what the machine did, or saved again
+    resuming here                           running if it runs; paused past its deadline
+    idle for longer than its policy says    paused or killed
     starting here, past its deadline        finished if somebody will ask for it, else failed
     on the machine, not alive here          stopped there
 
@@ -14,15 +18,18 @@ from collections.abc import Callable
 import structlog
 
 from alcove.control import metrics
-from alcove.control.clock import DAY_US, MICROSECONDS, now_us
+from alcove.control.clock import DAY_US, MICROSECONDS, from_seconds, now_us
 from alcove.control.db import Database
 from alcove.control.errors import ControlError
 from alcove.control.events import store as events
 from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import history, idempotency, marks, store
+from alcove.control.sandboxes.pauses import Pauses
+from alcove.control.sandboxes.reports import is_here, is_running, was_paused, why_gone
+from alcove.control.sandboxes.resumes import Resumes
 from alcove.control.sandboxes.service import Sandboxes
-from alcove.control.sandboxes.states import ALIVE, State
+from alcove.control.sandboxes.states import ALIVE, IdleAction, State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxReport
@@ -34,6 +41,7 @@ _EXPIRE_AT_ONCE = 16
 _EXPIRE_BATCH = 500
 _LONGEST_WAIT_S = 5.0
 """The expiry loop looks at least this often: another replica may have made a shorter life."""
+_IDLE_MARGIN_US = 5 * MICROSECONDS
 _KEEP_STOPPED_US = 7 * DAY_US
 _PURGE_BATCH = 1000
 
@@ -46,11 +54,15 @@ class SandboxReconciler:
         sandboxes: Sandboxes,
         clock: Callable[[], int] = now_us,
         *,
+        pauses: Pauses,
+        resumes: Resumes,
         keep_events_us: int,
     ) -> None:
         self._db = db
         self._nodes = nodes
         self._sandboxes = sandboxes
+        self._pauses = pauses
+        self._resumes = resumes
         self._clock = clock
         self._keep_events_us = keep_events_us
 
@@ -67,17 +79,30 @@ class SandboxReconciler:
             sandbox = await store.find(tx, sandbox_id)
         if sandbox is None or sandbox.state is not State.RUNNING:
             return
+        await self._lost(sandbox, await self._nodes.client(sandbox.node_id).find(sandbox_id))
+
+    async def idle(self, sandbox_id: SandboxId, at: float) -> None:
+        """A machine says that a sandbox has been idle for long: do what its policy says."""
+        async with self._db.reading() as tx:
+            sandbox = await store.find(tx, sandbox_id)
+        if sandbox is None or sandbox.state is not State.RUNNING:
+            return
         report = await self._nodes.client(sandbox.node_id).find(sandbox_id)
-        if not _is_alive(sandbox, report):
-            await self._sandboxes.outcomes.stopped(sandbox, reason=_why_gone(report))
+        # Somebody may have come back while the message was on its way.
+        if is_running(sandbox, report) and report is not None and (report.active_at or 0.0) <= at:
+            await self._end_idle(sandbox)
 
     async def expire(self) -> float:
-        """End every sandbox whose time is over; return how long until the next one's is."""
+        """End every sandbox whose time is over; return how long until the next one's is.
+
+        Those to be paused then go on being paused after it has returned.
+        """
         self._sandboxes.outcomes.deadlines_changed.clear()
+        pausing = await self._pauses.expire(_EXPIRE_BATCH)
         over = await self._sandboxes.expire(_EXPIRE_BATCH)
         for begin in range(0, len(over), _EXPIRE_AT_ONCE):
             await self._sandboxes.end(over[begin : begin + _EXPIRE_AT_ONCE])
-        if len(over) == _EXPIRE_BATCH:
+        if _EXPIRE_BATCH in {len(over), pausing}:
             return 0.0
         async with self._db.reading() as tx:
             following = await store.next_end(tx)
@@ -122,13 +147,16 @@ class SandboxReconciler:
         self, sandbox: Sandbox, report: SandboxReport | None, client: NodeClient
     ) -> None:
         match sandbox.state:
-            case State.RUNNING if not _is_alive(sandbox, report):
+            case State.RUNNING if not is_here(sandbox, report):
                 # The list was made a moment ago: only what is gone twice is gone.
-                again = await client.find(sandbox.id)
-                if not _is_alive(sandbox, again) and await self._sandboxes.outcomes.stopped(
-                    sandbox, reason=_why_gone(again)
-                ):
+                if await self._lost(sandbox, await client.find(sandbox.id)):
                     _count("lost_sandbox", sandbox.id)
+            case State.RUNNING if report is not None and self._is_idle(sandbox, report):
+                await self._end_idle(sandbox)
+            case State.PAUSING:
+                await self._pauses.finish(sandbox)
+            case State.RESUMING:
+                await self._resumes.finish(sandbox, report)
             case State.STOPPING:
                 await self._sandboxes.resume_stop(sandbox)
                 _count("finished_stop", sandbox.id)
@@ -138,14 +166,40 @@ class SandboxReconciler:
                 pass
 
     async def _finish_start(self, sandbox: Sandbox, report: SandboxReport | None) -> None:
-        runs = report is not None and report.state is NodeSandboxState.RUNNING
-        if runs and sandbox.keyed and _is_alive(sandbox, report):
-            timeout_us = sandbox.end_at - sandbox.created_at
-            if await self._sandboxes.outcomes.started(sandbox, timeout_us=timeout_us) is not None:
+        if report is not None and sandbox.keyed and is_running(sandbox, report):
+            started = await self._sandboxes.outcomes.started(
+                sandbox, timeout_us=sandbox.end_at - sandbox.created_at, changes=report.changes
+            )
+            if started is not None:
                 _count("finished_start", sandbox.id)
             return
         if await self._sandboxes.give_up(sandbox, "its start was interrupted"):
             _count("failed_start", sandbox.id)
+
+    async def _lost(self, sandbox: Sandbox, report: SandboxReport | None) -> bool:
+        """Write down what became of a running sandbox; False when it is still there."""
+        if is_here(sandbox, report):
+            return False
+        if was_paused(sandbox, report) and await self._pauses.found(sandbox):
+            _count("found_pause", sandbox.id)
+            return False
+        return await self._sandboxes.outcomes.stopped(sandbox, reason=why_gone(report))
+
+    def _is_idle(self, sandbox: Sandbox, report: SandboxReport) -> bool:
+        """The machine's word for it may have been missed."""
+        if sandbox.idle_after_s is None or report.active_at is None:
+            return False
+        idle_us = self._clock() - from_seconds(report.active_at)
+        return idle_us >= sandbox.idle_after_s * MICROSECONDS + _IDLE_MARGIN_US
+
+    async def _end_idle(self, sandbox: Sandbox) -> None:
+        match sandbox.idle_action:
+            case IdleAction.PAUSE:
+                await self._pauses.pause_idle(sandbox)
+            case IdleAction.KILL:
+                await self._sandboxes.kill_idle(sandbox)
+            case None:
+                pass
 
     async def _stop_strangers(self, node: Node, reports: list[SandboxReport]) -> None:
         present = [report for report in reports if report.state is not NodeSandboxState.STOPPED]
@@ -153,23 +207,24 @@ class SandboxReconciler:
             known = await store.states_of(tx, [report.sandbox_id for report in present])
         for report in present:
             state, generation = known.get(report.sandbox_id, (State.STOPPED, report.generation))
-            if state not in ALIVE or generation > report.generation:
-                await node.client.stop(report.sandbox_id, StopReason.KILLED)
-                _count("unknown_sandbox", report.sandbox_id)
+            # The life before the one being started ends when the machine has looked at the new.
+            if state is State.RESUMING or (state in ALIVE and generation <= report.generation):
+                continue
+            # The list was made a moment ago, and a stop would end any life.
+            again = await node.client.find(report.sandbox_id)
+            if again is None or again.state is NodeSandboxState.STOPPED:
+                continue
+            if again.generation == report.generation:
+                await self._stop_stranger(node, report.sandbox_id)
 
-
-def _is_alive(sandbox: Sandbox, report: SandboxReport | None) -> bool:
-    return (
-        report is not None
-        and report.state is not NodeSandboxState.STOPPED
-        and report.generation == sandbox.generation
-    )
-
-
-def _why_gone(report: SandboxReport | None) -> StopReason:
-    if report is None or report.stop_reason is None:
-        return StopReason.NODE_LOST
-    return report.stop_reason
+    async def _stop_stranger(self, node: Node, sandbox_id: SandboxId) -> None:
+        async with self._db.reading() as tx:
+            sandbox = await store.find(tx, sandbox_id)
+        if sandbox is not None and sandbox.state is State.PAUSED:
+            await self._resumes.stop_remains(sandbox)
+        elif sandbox is None or sandbox.state is not State.RESUMING:
+            await node.client.stop(sandbox_id, StopReason.KILLED)
+        _count("unknown_sandbox", sandbox_id)
 
 
 def _count(kind: str, sandbox_id: SandboxId) -> None:

@@ -16,9 +16,10 @@ from alcove.control.api import (
 )
 from alcove.control.errors import InvalidRequestError, NotAvailableError
 from alcove.control.sandboxes import queries, schemas, views
+from alcove.control.sandboxes.bodies import read_create
 from alcove.control.sandboxes.idempotency import Idempotency, hash_body
-from alcove.control.sandboxes.network import read_network
-from alcove.control.sandboxes.plan import Wanted
+from alcove.control.sandboxes.pauses import Pauses
+from alcove.control.sandboxes.resumes import Resumes, Wanted
 from alcove.control.sandboxes.service import MIN_REFRESH_S, Sandboxes
 from alcove.control.sandboxes.store import Filter, Sandbox
 from alcove.control.teams.auth import CallerOf
@@ -29,7 +30,6 @@ from alcove.wire.states import SandboxState
 router = APIRouter(tags=["sandboxes"])
 
 _KEY = re.compile(r"[a-z0-9-]{1,255}\Z")
-_ENV_NAME = re.compile(r"[^=\x00]+\Z")
 _WHOLE_LIST = 100_000
 """The old list has no pages; this many are more than a machine can hold."""
 
@@ -48,7 +48,19 @@ async def _sandbox_id(
         raise InvalidRequestError("Invalid sandbox ID") from None
 
 
+async def _pauses(request: Request) -> Pauses:
+    pauses: Pauses = request.app.state.pauses
+    return pauses
+
+
+async def _resumes(request: Request) -> Resumes:
+    resumes: Resumes = request.app.state.resumes
+    return resumes
+
+
 SandboxesService = Annotated[Sandboxes, Depends(_service)]
+PausesService = Annotated[Pauses, Depends(_pauses)]
+ResumesService = Annotated[Resumes, Depends(_resumes)]
 SandboxIdOf = Annotated[SandboxId, Depends(_sandbox_id)]
 IdempotencyKey = Annotated[
     str | None,
@@ -120,10 +132,9 @@ async def page(
     states = queries.parse_states(state or [])
     moment = queries.parse_moment(started_after, "startedAfter") if started_after else None
     pairs = queries.parse_metadata(metadata)
-    if SandboxState.RUNNING not in states:
-        return json_response([])
     wanted = Filter(
         team_id=caller.team_id,
+        states=frozenset(states),
         pairs=pairs,
         template_ids=await sandboxes.template_ids(caller, template) if template else None,
         started_after=moment,
@@ -134,7 +145,7 @@ async def page(
     if len(found) > limit:
         found = found[:limit]
         headers[NEXT_TOKEN_HEADER] = queries.write_page_token(found[-1], order)
-    return _list_answer(found, headers)
+    return _list_answer(found, sandboxes.now(), headers)
 
 
 @router.get(
@@ -147,24 +158,26 @@ async def list_running(
     caller: CallerOf, sandboxes: SandboxesService, metadata: MetadataFilter = ""
 ) -> Response:
     """All running sandboxes of the team, newest first, without pages."""
-    wanted = Filter(caller.team_id, pairs=queries.parse_metadata(metadata))
+    only = frozenset({SandboxState.RUNNING})
+    wanted = Filter(caller.team_id, only, pairs=queries.parse_metadata(metadata))
     found, total = await sandboxes.page(wanted, after=None, limit=_WHOLE_LIST)
-    return _list_answer(found, {"X-Total-Running": str(total)})
+    return _list_answer(found, sandboxes.now(), {"X-Total-Running": str(total)})
 
 
 @router.get("/sandboxes/{sandbox_id}", response_model=schemas.SandboxDetail, responses=errors(404))
 async def get(caller: CallerOf, sandbox_id: SandboxIdOf, sandboxes: SandboxesService) -> Response:
-    return json_response(views.detail_json(await sandboxes.get(caller, sandbox_id)))
+    found = await sandboxes.get(caller, sandbox_id)
+    return json_response(views.detail_json(found, sandboxes.now()))
 
 
 @router.delete("/sandboxes/{sandbox_id}", status_code=204, responses=errors(404, 503))
 async def kill(caller: CallerOf, sandbox_id: SandboxIdOf, sandboxes: SandboxesService) -> Response:
-    """End a sandbox; it is gone when the answer comes."""
+    """End a sandbox, running or paused; it is gone when the answer comes."""
     await sandboxes.kill(caller, sandbox_id)
     return Response(status_code=204)
 
 
-@router.post("/sandboxes/{sandbox_id}/timeout", status_code=204, responses=errors(404))
+@router.post("/sandboxes/{sandbox_id}/timeout", status_code=204, responses=errors(404, 409))
 async def set_timeout(
     caller: CallerOf, sandbox_id: SandboxIdOf, sandboxes: SandboxesService, body: schemas.Timeout
 ) -> Response:
@@ -173,7 +186,7 @@ async def set_timeout(
     return Response(status_code=204)
 
 
-@router.post("/sandboxes/{sandbox_id}/refreshes", status_code=204, responses=errors(404))
+@router.post("/sandboxes/{sandbox_id}/refreshes", status_code=204, responses=errors(404, 409))
 async def refresh(
     caller: CallerOf,
     sandbox_id: SandboxIdOf,
@@ -186,7 +199,49 @@ async def refresh(
     return Response(status_code=204)
 
 
-_CONNECT_ANSWERS = {**errors(404, 409), 201: {"model": schemas.Sandbox, "description": "Resumed"}}
+@router.post("/sandboxes/{sandbox_id}/pause", status_code=204, responses=errors(404, 409, 503))
+async def pause(
+    caller: CallerOf,
+    sandbox_id: SandboxIdOf,
+    pauses: PausesService,
+    body: schemas.Pause | None = None,
+) -> Response:
+    """Save the sandbox and stop it; it is paused when the answer comes (unless `sync` is false)."""
+    asked = body or schemas.Pause()
+    await pauses.pause(
+        caller,
+        sandbox_id,
+        memory=asked.memory is not False and asked.mode != "filesystem",
+        require_healthy=bool(asked.requireHealthyGuest or asked.strict),
+        wait=asked.sync,
+    )
+    return Response(status_code=204)
+
+
+@router.post(
+    "/sandboxes/{sandbox_id}/resume",
+    status_code=201,
+    response_model=schemas.Sandbox,
+    responses=errors(404, 409, 429, 503, 504),
+    deprecated=True,
+)
+async def resume(
+    caller: CallerOf,
+    sandbox_id: SandboxIdOf,
+    resumes: ResumesService,
+    body: schemas.Resume | None = None,
+) -> Response:
+    """Resume a paused sandbox for `timeout` seconds; 409 when it runs."""
+    asked = body or schemas.Resume()
+    wanted = Wanted(asked.timeout, asked.memory is not False, auto_pause=asked.autoPause)
+    resumed = await resumes.resume(caller, sandbox_id, wanted)
+    return json_response(views.created_json(resumed), 201)
+
+
+_CONNECT_ANSWERS = {
+    **errors(404, 409, 429, 503, 504),
+    201: {"model": schemas.Sandbox, "description": "Resumed"},
+}
 
 
 @router.post(
@@ -197,12 +252,11 @@ _CONNECT_ANSWERS = {**errors(404, 409), 201: {"model": schemas.Sandbox, "descrip
 async def connect(
     caller: CallerOf,
     sandbox_id: SandboxIdOf,
-    sandboxes: SandboxesService,
+    resumes: ResumesService,
     body: schemas.Connect | None = None,
 ) -> Response:
-    """Make sure the sandbox runs for at least `timeout` seconds more; never shortens its life."""
-    timeout_s = schemas.Connect().timeout if body is None else body.timeout
-    return await _connect(caller, sandbox_id, sandboxes, timeout_s)
+    """Have the sandbox run for at least `timeout` seconds more; a paused one is resumed (201)."""
+    return await _connect(caller, sandbox_id, resumes, body or schemas.Connect())
 
 
 @router.post(
@@ -212,10 +266,10 @@ async def connect(
     deprecated=True,
 )
 async def connect_v1(
-    caller: CallerOf, sandbox_id: SandboxIdOf, sandboxes: SandboxesService, body: schemas.ConnectV1
+    caller: CallerOf, sandbox_id: SandboxIdOf, resumes: ResumesService, body: schemas.ConnectV1
 ) -> Response:
     """As POST /v2/sandboxes/{sandbox_id}/connect; `timeout` must be given."""
-    return await _connect(caller, sandbox_id, sandboxes, body.timeout)
+    return await _connect(caller, sandbox_id, resumes, body)
 
 
 async def _not_yet(
@@ -227,11 +281,7 @@ async def _not_yet(
     raise NotAvailableError(f"'{what}' of a sandbox is not available in this version of Alcove")
 
 
-for _method, _name in (
-    ("POST", "pause"),
-    ("POST", "resume"),
-    ("PUT", "network"),
-):
+for _method, _name in (("PUT", "network"),):
     router.add_api_route(
         f"/sandboxes/{{sandbox_id}}/{_name}",
         _not_yet,
@@ -249,7 +299,7 @@ async def _create(
     body: schemas.NewSandbox,
     idempotency_key: str | None,
 ) -> Response:
-    wanted = _read(body)
+    wanted = read_create(body)
     key = None
     if idempotency_key is not None:
         if _KEY.match(idempotency_key) is None:
@@ -262,42 +312,13 @@ async def _create(
     return json_response(views.created_json(created), 201)
 
 
-def _read(body: schemas.NewSandbox) -> Wanted:
-    """Check what the schema cannot say, and refuse what this version cannot keep."""
-    if body.autoPauseMemory is False and not body.autoPause:
-        raise InvalidRequestError("autoPauseMemory=false needs autoPause=true")
-    if body.autoPause or (body.autoResume is not None and body.autoResume.enabled):
-        raise InvalidRequestError(
-            "autoPause and autoResume are not available in this version of Alcove: leave them out; "
-            "the sandbox is killed when its timeout is over"
-        )
-    if body.volumeMounts:
-        raise InvalidRequestError("volumeMounts are not available in this version of Alcove")
-    if body.iam and body.iam.get("tokens"):
-        raise InvalidRequestError("iam tokens are not available in this version of Alcove")
-    env_vars = body.envVars or {}
-    for name in env_vars:
-        if _ENV_NAME.match(name) is None:
-            raise InvalidRequestError(
-                f"envVars: '{name[:80]}' cannot be the name of an environment variable"
-            )
-    given = body.network.model_dump(exclude_unset=True) if body.network else None
-    return Wanted(
-        template=body.templateID,
-        timeout_s=body.timeout,
-        network=read_network(given, body.allow_internet_access),
-        allow_internet=body.allow_internet_access,
-        metadata=body.metadata or {},
-        env_vars=env_vars,
-    )
-
-
 async def _connect(
-    caller: Caller, sandbox_id: SandboxId, sandboxes: Sandboxes, timeout_s: int
+    caller: Caller, sandbox_id: SandboxId, resumes: Resumes, body: schemas.ConnectV1
 ) -> Response:
-    created, resumed = await sandboxes.connect(caller, sandbox_id, timeout_s)
+    wanted = Wanted(body.timeout, body.memory is not False)
+    created, resumed = await resumes.connect(caller, sandbox_id, wanted)
     return json_response(views.created_json(created), 201 if resumed else 200)
 
 
-def _list_answer(found: list[Sandbox], headers: dict[str, str]) -> Response:
-    return json_response([views.listed_json(sandbox) for sandbox in found], headers=headers)
+def _list_answer(found: list[Sandbox], now: int, headers: dict[str, str]) -> Response:
+    return json_response([views.listed_json(sandbox, now) for sandbox in found], headers=headers)

@@ -1,11 +1,13 @@
 """Bodies of the sandbox routes (contract e2b 2.4 to 2.8)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from alcove.control.api import Body, LogLevel, Text
 from alcove.wire.states import SandboxState
+
+MIN_IDLE_S = 10
 
 Seconds = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Pairs = dict[Text, Text]
@@ -34,6 +36,14 @@ class VolumeMount(Body):
     path: Text
 
 
+class Idle(Body):
+    """What becomes of the sandbox when nobody needs it for a while (docs/reference/api.md)."""
+
+    timeout: Annotated[int, Field(ge=MIN_IDLE_S, le=2**31 - 1)]
+    action: Literal["pause", "kill"] = "pause"
+    freezeAfter: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
 class NewSandbox(Body):
     """Body of POST /v2/sandboxes."""
 
@@ -42,6 +52,7 @@ class NewSandbox(Body):
     autoPause: bool = False
     autoPauseMemory: bool | None = None
     autoResume: AutoResume | None = None
+    idle: Idle | None = None
     allow_internet_access: bool | None = None
     network: Network | None = None
     metadata: Pairs | None = None
@@ -65,6 +76,22 @@ class ConnectV1(Body):
 
 class Connect(ConnectV1):
     timeout: Seconds = 300
+
+
+class Pause(Body):
+    """Body of a pause; all of it may be left out."""
+
+    memory: bool | None = None
+    mode: Literal["full", "filesystem"] | None = None
+    requireHealthyGuest: bool | None = None
+    strict: bool | None = None
+    sync: bool = True
+
+
+class Resume(Body):
+    timeout: Seconds = 15
+    autoPause: bool | None = None
+    memory: bool | None = None
 
 
 class Timeout(Body):
@@ -104,6 +131,7 @@ class ListedSandbox(BaseModel):
     metadata: dict[str, str]
     state: SandboxState
     envdVersion: str
+    envdUnresponsiveAtPause: bool | None = None
 
 
 class SandboxDetail(ListedSandbox):
@@ -112,6 +140,7 @@ class SandboxDetail(ListedSandbox):
     domain: str | None = None
     network: dict[str, Any]
     lifecycle: Lifecycle
+    pauseMode: Literal["full", "filesystem"] | None = None
 
 
 class Metric(BaseModel):

@@ -18,17 +18,15 @@ from alcove.control.errors import (
     ConflictError,
     CreateFailedError,
     IdempotencyMismatchError,
-    InvalidRequestError,
-    LimitReachedError,
     UnavailableError,
 )
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
-from alcove.control.sandboxes import idempotency, lineage, marks, plan, store
+from alcove.control.sandboxes import idempotency, lineage, marks, plan, saving, store
 from alcove.control.sandboxes.context import Context, no_such_sandbox, to_its_end
 from alcove.control.sandboxes.idempotency import Idempotency
-from alcove.control.sandboxes.plan import Created, Routed, Wanted
+from alcove.control.sandboxes.plan import Created, Wanted
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Filter, Sandbox
 from alcove.control.teams import store as teams
@@ -37,7 +35,6 @@ from alcove.control.templates.service import TemplateNotReadyError
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId, TemplateId
 from alcove.wire.states import StopReason
-from alcove.wire.tokens import access_token, traffic_token
 
 _log = structlog.get_logger()
 
@@ -69,7 +66,7 @@ class Sandboxes:
         asked = time.perf_counter()
 
         try:
-            await self._in.nodes.client(sandbox.node_id).start(
+            report = await self._in.nodes.client(sandbox.node_id).start(
                 self._in.spec(sandbox, wanted.env_vars, internet=wanted.network.internet)
             )
         except NodeError as error:
@@ -78,7 +75,9 @@ class Sandboxes:
         await self._in.checkpoint("node started")
         answered = time.perf_counter()
 
-        running = await self.outcomes.started(sandbox, timeout_us=wanted.timeout_s * MICROSECONDS)
+        running = await self.outcomes.started(
+            sandbox, timeout_us=wanted.timeout_s * MICROSECONDS, changes=report.changes
+        )
         await self._in.checkpoint("result written")
         if running is None:
             running = await self._decided_meanwhile(sandbox)
@@ -91,7 +90,7 @@ class Sandboxes:
             current = await store.find(tx, sandbox.id)
         if current is not None and current.state is State.RUNNING:
             return current
-        await self._stop_quietly(sandbox, StopReason.START_FAILED)
+        await self.stop_quietly(sandbox, StopReason.START_FAILED)
         raise CreateFailedError("The sandbox did not start in time; nothing of it is left")
 
     async def _intend(
@@ -105,6 +104,9 @@ class Sandboxes:
                 return earlier
             return await self._plan(tx, caller, wanted, key)
 
+    def now(self) -> int:
+        return self._in.clock()
+
     async def get(self, caller: Caller, sandbox_id: SandboxId) -> Created:
         async with self._in.db.reading() as tx:
             return self._in.created(await self._visible(tx, caller, sandbox_id))
@@ -112,42 +114,19 @@ class Sandboxes:
     async def page(
         self, wanted: Filter, *, after: tuple[int, str] | None, limit: int
     ) -> tuple[list[Sandbox], int]:
-        """A page, and how many there are in all."""
+        """A page, and how many of the wanted run."""
         now = self._in.clock()
         async with self._in.db.reading() as tx:
             found = await store.page(tx, wanted, now=now, after=after, limit=limit)
-            return found, await store.count(tx, wanted, now=now)
+            return found, await store.count_running(tx, wanted, now=now)
 
     async def template_ids(self, caller: Caller, name: str) -> list[TemplateId]:
         async with self._in.db.reading() as tx:
             return await self._in.templates.find_ids(tx, caller, name)
 
-    async def route(self, sandbox_id: SandboxId) -> Routed | None:
-        """How the edge reaches a sandbox; None when it does not run."""
-        async with self._in.db.reading() as tx:
-            route = await store.find_route(tx, sandbox_id, self._in.clock())
-        ingress = None if route is None else self._in.nodes.ingress(route.node_id)
-        if route is None or ingress is None:
-            return None
-        seed = self._in.token_seed
-        return Routed(
-            sandbox_id=sandbox_id,
-            generation=route.generation,
-            node_ingress=ingress,
-            access_token=access_token(seed, sandbox_id),
-            traffic_token=None if route.public_traffic else traffic_token(seed, sandbox_id),
-            mask_request_host=route.network.get("maskRequestHost"),
-        )
-
-    async def connect(
-        self, caller: Caller, sandbox_id: SandboxId, timeout_s: int
-    ) -> tuple[Created, bool]:
-        """Make sure it runs for at least `timeout_s` more; the flag says whether it was resumed."""
-        if timeout_s < 0:
-            raise InvalidRequestError("Timeout must not be negative")
-        self._in.limits.check_length(timeout_s)
-        sandbox = await self._move_end(caller, sandbox_id, timeout_s, only_extend=True)
-        return self._in.created(sandbox), False
+    async def extend(self, caller: Caller, sandbox_id: SandboxId, timeout_s: int) -> Sandbox:
+        """Let a running sandbox run for at least `timeout_s` more; never shortens its life."""
+        return await self._move_end(caller, sandbox_id, timeout_s, only_extend=True)
 
     async def set_timeout(self, caller: Caller, sandbox_id: SandboxId, timeout_s: int) -> None:
         """End the sandbox `timeout_s` from now, sooner or later than planned; 0 ends it at once."""
@@ -165,6 +144,8 @@ class Sandboxes:
             )
         if sandbox is None:
             raise no_such_sandbox(sandbox_id)
+        self.outcomes.news.tell(sandbox_id)
+        self._in.snapshots.changed.set()
         await self._in.checkpoint("stop intent written")
         await to_its_end(self.resume_stop(sandbox), name="sandbox.kill")
 
@@ -172,6 +153,15 @@ class Sandboxes:
         """End a sandbox whose maker went away before learning its id."""
         async with self._in.db.transaction() as tx:
             stopping = await marks.mark_stopping(tx, sandbox.id, StopReason.KILLED)
+        if stopping is not None:
+            await self.resume_stop(stopping)
+
+    async def kill_idle(self, sandbox: Sandbox) -> None:
+        """End a running sandbox that has been idle for as long as its policy says."""
+        async with self._in.db.transaction() as tx:
+            stopping = await marks.mark_stopping(
+                tx, sandbox.id, StopReason.IDLE, only=(sandbox.generation, State.RUNNING)
+            )
         if stopping is not None:
             await self.resume_stop(stopping)
 
@@ -187,7 +177,7 @@ class Sandboxes:
         gone: list[Sandbox] = []
 
         async def stop(sandbox: Sandbox) -> None:
-            if await self._stop_quietly(sandbox, StopReason.TIMEOUT):
+            if await self.stop_quietly(sandbox, StopReason.TIMEOUT):
                 gone.append(sandbox)
 
         async with asyncio.TaskGroup() as group:
@@ -199,7 +189,7 @@ class Sandboxes:
 
     async def give_up(self, sandbox: Sandbox, why: str) -> bool:
         """Remove what a failed start left and write down that it failed."""
-        await self._stop_quietly(sandbox, StopReason.START_FAILED)
+        await self.stop_quietly(sandbox, StopReason.START_FAILED)
         return await self.outcomes.failed(sandbox, why)
 
     async def _replay(self, tx: Tx, caller: Caller, key: Idempotency) -> Created | None:
@@ -227,7 +217,7 @@ class Sandboxes:
     ) -> Sandbox:
         """Check that the sandbox may and can be made, and write down that it shall be."""
         template = await self._in.templates.resolve(tx, caller, wanted.template)
-        await self._check_limit(tx, caller)
+        await self._in.check_limit(tx, caller.team)
         build = template.build
         node_id = self._in.nodes.choose(
             build.memory_mib, build.disk_mib, only=build.node_id if build.snapshot_id else None
@@ -248,33 +238,20 @@ class Sandboxes:
             await idempotency.claim(tx, caller.team_id, key, sandbox.id, now)
         return sandbox
 
-    async def _check_limit(self, tx: Tx, caller: Caller) -> None:
-        limit = caller.team.concurrent_sandboxes
-        if limit is None:
-            limit = self._in.limits.concurrent
-        if await store.count_alive(tx, caller.team_id) >= limit:
-            raise LimitReachedError(
-                f"Your team may have {limit} sandboxes at once and has them; end one first"
-            )
-
     async def _visible(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
         sandbox = await store.find_visible(tx, caller.team_id, sandbox_id, self._in.clock())
         if sandbox is None:
             raise no_such_sandbox(sandbox_id)
         return sandbox
 
-    async def _refuse_ending(self, tx: Tx, caller: Caller, sandbox_id: SandboxId) -> None:
-        states = await store.states_of(tx, [sandbox_id], team_id=caller.team_id)
-        if sandbox_id in states and states[sandbox_id][0] is State.STOPPING:
-            raise ConflictError(f'Sandbox "{sandbox_id}" is being ended')
-
     async def _move_end(
         self, caller: Caller, sandbox_id: SandboxId, timeout_s: int, *, only_extend: bool
     ) -> Sandbox:
         async with self._in.db.transaction() as tx:
-            await self._refuse_ending(tx, caller, sandbox_id)
-            sandbox = await self._visible(tx, caller, sandbox_id)
             now = self._in.clock()
+            sandbox = await saving.settled(tx, caller, sandbox_id, now)
+            if sandbox.state is State.PAUSED:
+                raise ConflictError(f'Sandbox "{sandbox_id}" is paused; resume it first')
             latest = sandbox.started_at + self._in.limits.max_life_us
             end_at = await marks.change_end(
                 tx,
@@ -307,7 +284,7 @@ class Sandboxes:
         await self._in.checkpoint("node stopped")
         await self.outcomes.stopped(sandbox, reason=sandbox.stop_reason)
 
-    async def _stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> bool:
+    async def stop_quietly(self, sandbox: Sandbox, reason: StopReason) -> bool:
         try:
             await self._in.nodes.client(sandbox.node_id).stop(sandbox.id, reason)
         except NodeError as error:

@@ -47,6 +47,15 @@ class IdleAction(StrEnum):
     KILL = "kill"
 
 
+class ResumeReason(StrEnum):
+    """Why a paused sandbox runs again."""
+
+    REQUESTED = "requested"
+    TRAFFIC = "traffic"
+    RECOVERED = "recovered"
+    """Who asked is not known any more: control crashed while it was resumed."""
+
+
 class InvalidTransitionError(Exception):
     """The event does not fit the state."""
 

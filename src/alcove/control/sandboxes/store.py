@@ -14,13 +14,14 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    union_all,
 )
 
 from alcove.control.db import Tx
-from alcove.control.sandboxes.states import ALIVE, IdleAction, State
+from alcove.control.sandboxes.states import ALIVE, VISIBLE, IdleAction, State
 from alcove.control.sandboxes.tables import sandbox_pairs, sandboxes
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TeamId, TemplateId
-from alcove.wire.states import PauseReason, StopReason
+from alcove.wire.states import PauseReason, SandboxState, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +82,14 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which running sandboxes of a team to list, and in what order."""
+    """Which sandboxes of a team to list, and in what order."""
 
     team_id: TeamId
+    states: frozenset[SandboxState] = frozenset(SandboxState)
     pairs: tuple[tuple[str, str], ...] = ()
     template_ids: Sequence[TemplateId] | None = None
     started_after: int | None = None
     descending: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What the edge must know to reach a sandbox."""
-
-    sandbox_id: SandboxId
-    generation: int
-    node_id: NodeId
-    public_traffic: bool
-    network: dict[str, Any]
 
 
 _ENUMS: dict[str, type[StrEnum]] = {
@@ -117,17 +108,7 @@ _COUNT_ALIVE = (
         sandboxes.c.state.in_([state.value for state in sorted(ALIVE)]),
     )
 )
-_FIND_ROUTE = select(
-    sandboxes.c.id,
-    sandboxes.c.generation,
-    sandboxes.c.node_id,
-    sandboxes.c.public_traffic,
-    sandboxes.c.network,
-).where(
-    sandboxes.c.id == bindparam("sandbox"),
-    sandboxes.c.state == State.RUNNING.value,
-    sandboxes.c.end_at > bindparam("now"),
-)
+_FIND = select(sandboxes).where(sandboxes.c.id == bindparam("sandbox"))
 
 
 async def insert_sandbox(tx: Tx, sandbox: Sandbox) -> None:
@@ -142,20 +123,16 @@ async def insert_sandbox(tx: Tx, sandbox: Sandbox) -> None:
 
 
 async def find(tx: Tx, sandbox_id: SandboxId) -> Sandbox | None:
-    row = (await tx.execute(select(sandboxes).where(sandboxes.c.id == sandbox_id))).one_or_none()
+    row = (await tx.execute(_FIND, {"sandbox": sandbox_id})).one_or_none()
     return None if row is None else read(row)
 
 
 async def find_visible(tx: Tx, team_id: TeamId, sandbox_id: SandboxId, now: int) -> Sandbox | None:
-    """A running sandbox of the team whose time is not over."""
-    found = select(sandboxes).where(sandboxes.c.id == sandbox_id, visible(team_id, now))
-    row = (await tx.execute(found)).one_or_none()
-    return None if row is None else read(row)
-
-
-async def find_route(tx: Tx, sandbox_id: SandboxId, now: int) -> Route | None:
-    row = (await tx.execute(_FIND_ROUTE, {"sandbox": sandbox_id, "now": now})).one_or_none()
-    return None if row is None else Route(*row)
+    """A sandbox of the team that is there for it, running or paused."""
+    sandbox = await find(tx, sandbox_id)
+    if sandbox is None or sandbox.team_id != team_id or public_state(sandbox, now) is None:
+        return None
+    return sandbox
 
 
 async def owned(tx: Tx, team_id: TeamId, sandbox_ids: Iterable[SandboxId]) -> list[SandboxId]:
@@ -169,21 +146,33 @@ async def owned(tx: Tx, team_id: TeamId, sandbox_ids: Iterable[SandboxId]) -> li
 async def page(
     tx: Tx, wanted: Filter, *, now: int, after: tuple[int, str] | None, limit: int
 ) -> list[Sandbox]:
-    found = select(sandboxes).where(*_conditions(wanted, now))
+    conditions = _conditions(wanted)
     started, ident = sandboxes.c.started_at, sandboxes.c.id
     if after is not None:
         at, sandbox_id = after
         beyond = started < at if wanted.descending else started > at
         beyond_same = ident < sandbox_id if wanted.descending else ident > sandbox_id
-        found = found.where(or_(beyond, and_(started == at, beyond_same)))
-    order = (started.desc(), ident.desc()) if wanted.descending else (started.asc(), ident.asc())
-    rows = await tx.execute(found.order_by(*order).limit(limit))
-    return [read(row) for row in rows]
+        conditions.append(or_(beyond, and_(started == at, beyond_same)))
+    # One part per state, each in the order of its index; one statement, so that a sandbox that
+    # changes its state meanwhile is neither left out nor there twice.
+    parts = [
+        select(sandboxes)
+        .where(*conditions, state)
+        .order_by(*_order(started, ident, descending=wanted.descending))
+        .limit(limit)
+        .subquery()
+        for state in _in_states(wanted.states, now)
+    ]
+    found = union_all(*(select(part) for part in parts)).subquery()
+    order = _order(found.c.started_at, found.c.id, descending=wanted.descending)
+    return [read(row) for row in await tx.execute(select(found).order_by(*order).limit(limit))]
 
 
-async def count(tx: Tx, wanted: Filter, *, now: int) -> int:
-    counted = select(func.count()).select_from(sandboxes).where(*_conditions(wanted, now))
-    found: int = (await tx.execute(counted)).scalar_one()
+async def count_running(tx: Tx, wanted: Filter, *, now: int) -> int:
+    """How many of the wanted run, whatever states are wanted."""
+    running_ones = or_(*_in_states(frozenset({SandboxState.RUNNING}), now))
+    counted = select(func.count()).select_from(sandboxes)
+    found: int = (await tx.execute(counted.where(*_conditions(wanted), running_ones))).scalar_one()
     return found
 
 
@@ -193,11 +182,12 @@ async def count_alive(tx: Tx, team_id: TeamId) -> int:
 
 
 async def count_by_state(tx: Tx) -> dict[State, int]:
-    """How many sandboxes are in each of the living states."""
+    """How many sandboxes are in each of the states before the end."""
+    states = sorted(ALIVE | VISIBLE)
     counted = select(sandboxes.c.state, func.count()).group_by(sandboxes.c.state)
-    rows = await tx.execute(counted.where(sandboxes.c.state.in_([state.value for state in ALIVE])))
+    rows = await tx.execute(counted.where(sandboxes.c.state.in_([state.value for state in states])))
     found = {State(state): number for state, number in rows}
-    return {state: found.get(state, 0) for state in sorted(ALIVE)}
+    return {state: found.get(state, 0) for state in states}
 
 
 async def list_in(tx: Tx, states: Iterable[State], *, node_id: NodeId) -> list[Sandbox]:
@@ -230,6 +220,16 @@ async def running_ids(tx: Tx, node_id: NodeId) -> set[SandboxId]:
     return set((await tx.execute(found)).scalars())
 
 
+async def list_over(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
+    """Running sandboxes whose time is over and that are to be paused, the longest overdue first."""
+    found = select(sandboxes).where(
+        sandboxes.c.state == State.RUNNING.value,
+        sandboxes.c.end_at <= now,
+        sandboxes.c.auto_pause.is_(True),
+    )
+    return [read(row) for row in await tx.execute(found.order_by(sandboxes.c.end_at).limit(limit))]
+
+
 async def next_end(tx: Tx) -> int | None:
     """When the next running sandbox expires."""
     earliest = select(func.min(sandboxes.c.end_at))
@@ -244,16 +244,46 @@ def digest(key: str, value: str) -> str:
     return hashlib.sha256(f"{len(key)}:{key}{value}".encode()).hexdigest()
 
 
-def visible(team_id: TeamId, now: int) -> ColumnElement[bool]:
-    return and_(
-        sandboxes.c.team_id == team_id,
-        sandboxes.c.state == State.RUNNING.value,
-        sandboxes.c.end_at > now,
-    )
+def public_state(sandbox: Sandbox, now: int) -> SandboxState | None:
+    """What the API says of it (contract e2b 2.6); None: it is not there for its owner."""
+    match sandbox.state:
+        case State.RUNNING if sandbox.end_at > now:
+            return SandboxState.RUNNING
+        case State.RUNNING:
+            return SandboxState.PAUSED if sandbox.auto_pause else None
+        case State.RESUMING:
+            return SandboxState.RUNNING
+        case State.PAUSING | State.PAUSED:
+            return SandboxState.PAUSED
+        case _:
+            return None
 
 
-def _conditions(wanted: Filter, now: int) -> list[ColumnElement[bool]]:
-    conditions = [visible(wanted.team_id, now)]
+def running(now: int) -> ColumnElement[bool]:
+    """It runs, and its time is not over."""
+    return and_(sandboxes.c.state == State.RUNNING.value, sandboxes.c.end_at > now)
+
+
+def _in_states(states: frozenset[SandboxState], now: int) -> list[ColumnElement[bool]]:
+    """What `public_state` says, for the database; no sandbox fits two of them."""
+    column, end_at = sandboxes.c.state, sandboxes.c.end_at
+    chosen = []
+    if SandboxState.RUNNING in states:
+        chosen += [running(now), column == State.RESUMING.value]
+    if SandboxState.PAUSED in states:
+        over = and_(column == State.RUNNING.value, end_at <= now, sandboxes.c.auto_pause.is_(True))
+        chosen += [over, column == State.PAUSING.value, column == State.PAUSED.value]
+    return chosen
+
+
+def _order(
+    started: ColumnElement[int], ident: ColumnElement[str], *, descending: bool
+) -> tuple[ColumnElement[int], ColumnElement[str]]:
+    return (started.desc(), ident.desc()) if descending else (started.asc(), ident.asc())
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [sandboxes.c.team_id == wanted.team_id]
     if wanted.template_ids is not None:
         conditions.append(sandboxes.c.template_id.in_(wanted.template_ids))
     if wanted.started_after is not None:

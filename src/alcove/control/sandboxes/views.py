@@ -6,7 +6,7 @@ from alcove.control.clock import MICROSECONDS, rfc3339
 from alcove.control.sandboxes.history import Point
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.states import State
-from alcove.control.sandboxes.store import Sandbox
+from alcove.control.sandboxes.store import Sandbox, public_state
 from alcove.wire.ids import CLIENT_ID
 from alcove.wire.states import SandboxState
 
@@ -27,7 +27,7 @@ def created_json(created: Created) -> dict[str, Any]:
     return shown
 
 
-def listed_json(sandbox: Sandbox) -> dict[str, Any]:
+def listed_json(sandbox: Sandbox, now: int) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "templateID": sandbox.template_id,
         "sandboxID": sandbox.id,
@@ -38,23 +38,31 @@ def listed_json(sandbox: Sandbox) -> dict[str, Any]:
         "memoryMB": sandbox.memory_mib,
         "diskSizeMB": sandbox.disk_mib,
         "metadata": sandbox.metadata,
-        "state": _public(sandbox.state).value,
+        "state": _state(sandbox, now).value,
         "envdVersion": sandbox.envd_version,
     }
     if sandbox.alias is not None:
         shown["alias"] = sandbox.alias
+    if sandbox.unresponsive and sandbox.state is State.PAUSED:
+        shown["envdUnresponsiveAtPause"] = True
     return shown
 
 
-def detail_json(created: Created) -> dict[str, Any]:
+def detail_json(created: Created, now: int) -> dict[str, Any]:
     sandbox = created.sandbox
-    return listed_json(sandbox) | {
+    shown = listed_json(sandbox, now) | {
         "envdAccessToken": created.access_token,
         "allowInternetAccess": sandbox.allow_internet,
         "domain": created.domain,
         "network": sandbox.network,
-        "lifecycle": {"autoResume": False, "onTimeout": "kill"},
+        "lifecycle": {
+            "autoResume": sandbox.auto_resume,
+            "onTimeout": "pause" if sandbox.auto_pause else "kill",
+        },
     }
+    if sandbox.state in {State.PAUSING, State.PAUSED}:
+        shown["pauseMode"] = "full" if sandbox.pause_memory else "filesystem"
+    return shown
 
 
 def metric_json(point: Point) -> dict[str, Any]:
@@ -71,7 +79,6 @@ def metric_json(point: Point) -> dict[str, Any]:
     }
 
 
-def _public(state: State) -> SandboxState:
-    """Only running sandboxes are shown for now; pausing will add its own states."""
-    assert state is State.RUNNING
-    return SandboxState.RUNNING
+def _state(sandbox: Sandbox, now: int) -> SandboxState:
+    """One that ended while it was looked at is shown as it was."""
+    return public_state(sandbox, now) or SandboxState.RUNNING

@@ -57,6 +57,11 @@ async def find_team_by_slug(tx: Tx, slug: str) -> Team | None:
     return None if row is None else Team(*row)
 
 
+async def find_team(tx: Tx, team_id: TeamId) -> Team | None:
+    row = (await tx.execute(select(teams).where(teams.c.id == team_id))).one_or_none()
+    return None if row is None else Team(*row)
+
+
 async def lock_team(tx: Tx, team_id: TeamId) -> None:
     """Let one transaction at a time count what the team has (SQLite has one writer anyway)."""
     await tx.execute(select(teams.c.id).where(teams.c.id == team_id).with_for_update())
