@@ -107,13 +107,19 @@ class Cgroup:
             self._write("memory", "memory.max", limits.memory_bytes)
             self._write("memory", "memory.swap.max", 0, optional=True)
             self._write("cpu", "cpu.max", f"{quota} {_CPU_PERIOD_US}")
-            self._write("cpu", "cpu.weight", max(1, int(_WEIGHT_PER_CPU * limits.cpu_count)))
         else:
             self._limit_memory_v1(limits.memory_bytes)
             self._write("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US)
             self._write("cpu", "cpu.cfs_quota_us", quota)
-            self._write("cpu", "cpu.shares", max(2, int(_SHARES_PER_CPU * limits.cpu_count)))
+        self.weigh(limits.cpu_count)
         self._write("pids", "pids.max", limits.pids)
+
+    def weigh(self, cpu_count: float) -> None:
+        """Set what it gets of the processors while others want them too."""
+        if self._layout.unified is not None:
+            self._write("cpu", "cpu.weight", max(1, int(_WEIGHT_PER_CPU * cpu_count)))
+        else:
+            self._write("cpu", "cpu.shares", max(2, int(_SHARES_PER_CPU * cpu_count)))
 
     def limit_memory(self, memory_bytes: int) -> None:
         """Change the memory limit alone."""

@@ -72,6 +72,10 @@ class Ground(Protocol):
         """Undo refuse_internet()."""
         ...
 
+    def weigh(self, place: Place, cpu_count: float) -> None:
+        """Give what runs there the weight of so many processors beside others that want them."""
+        ...
+
     def usage(self, place: Place) -> Used: ...
 
     def counters(self, place: Place) -> Counters:
@@ -127,6 +131,9 @@ class PlainGround:
 
     async def allow_internet(self, place: Place) -> None:
         """Nor to be allowed anything."""
+
+    def weigh(self, place: Place, cpu_count: float) -> None:
+        """What has no group has no weight."""
 
     def usage(self, place: Place) -> Used:
         del place

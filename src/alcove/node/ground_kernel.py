@@ -63,6 +63,9 @@ class KernelGround:
     async def allow_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=True)
 
+    def weigh(self, place: Place, cpu_count: float) -> None:
+        Cgroup(place.cgroup).weigh(cpu_count)
+
     def usage(self, place: Place) -> Used:
         """Zeros for what is gone: the last look crosses the end of a sandbox."""
         try:

@@ -87,7 +87,7 @@ class Places:
         self._ground = ground
         self._driver = driver
         self._limits = limits
-        self._warming = Warming(driver)
+        self._warming = Warming(driver, ground)
         self.warm = WarmPool(limits.warm_per_image, limits.warm_total, time.monotonic)
         self._owned: set[int] = set()
         self._dirty: dict[int, None] = {}
@@ -265,6 +265,7 @@ class Places:
             with metrics.warm_refill_seconds.time():
                 waiting = self._pool.get(_fit(wish))
                 place = waiting.popleft() if waiting else await self._make(wish.size)
+                await self._driver.prepare(place, wish.image)
                 await self._warming.warm(place, wish.image, is_build=self.warm.is_build(wish))
             kept = self.warm.push(wish, place, time.monotonic() - began)
             metrics.warm_refills.labels(metrics.Outcome.OK).inc()

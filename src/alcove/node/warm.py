@@ -4,7 +4,7 @@
                                       └──surplus · forgotten──▶ given up
 
 Bookkeeping only: places.py makes them, warming.py knows how. An image has warm sandboxes while it
-is asked for: so many as were asked for in the time that one takes to replace, doubled. Ready builds
+is asked for: so many as are asked for in two seconds, or while two are replaced. Ready builds
 count as templates from the start; a snapshot does once it was asked for in several spans of time,
 so that neither the one resume from a pause nor the burst of a fork leaves anything behind.
 """
@@ -28,6 +28,7 @@ _RECENT_S = 60.0
 _SPAN_S = 10.0
 _SPANS_OF_A_TEMPLATE = 3
 _BLOCKED_S = 30.0
+_HORIZON_S = 2.0
 _FIRST_GUESS_S = 0.3
 _IMAGES_KNOWN = 64
 
@@ -180,7 +181,8 @@ class WarmPool:
         for index, demand in enumerate(templates):
             target = 0
             if index == 0 or now - demand.asked_at < _REMEMBERED_S:
-                needed = math.ceil(2 * demand.rate(now) * self._refill_s)
+                horizon_s = max(_HORIZON_S, 2 * self._refill_s)
+                needed = math.ceil(demand.rate(now) * horizon_s)
                 target = min(left, max(self._least, needed))
             left -= target
             targets.append((demand, target))

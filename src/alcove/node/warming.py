@@ -6,6 +6,7 @@ restore -> the agent answers -> its first steps are done once -> frozen    -> th
 import structlog
 
 from alcove.node.drivers.driver import Driver, Found, Image, Place
+from alcove.node.ground import Ground
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.guest_commands import GuestCommands
 from alcove.node.idleness import RestingDriver
@@ -14,26 +15,33 @@ _log = structlog.get_logger()
 
 _ANSWER_S = 10.0
 _USER = "user"
+_WEIGHT_WHILE_WARMING = 0.2
+"""Of a processor: who waits for a sandbox comes first."""
 
 
 class Warming:
     """Warms and wakes."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, ground: Ground) -> None:
         self._driver = driver
+        self._ground = ground
 
     async def warm(self, place: Place, image: Image, *, is_build: bool) -> None:
-        """Leave a frozen sandbox in a prepared place. Raises DriverError or GuestError.
+        """Leave a frozen sandbox in a prepared place.
+
+        Raises DriverError, GuestError or CgroupError.
 
         In that of a build the agent also does what every client asks first, so that its pages and
         threads are there; a user's snapshot is left as its owner left it.
         """
+        self._ground.weigh(place, _WEIGHT_WHILE_WARMING)
         await self._driver.restore(place, image)
         guest = GuestClient(self._driver, place, "")
         await guest.healthy(_ANSWER_S)
         if is_build:
-            await guest.init({}, _ANSWER_S)
+            await guest.init({"hostname": "template"}, _ANSWER_S)
             await self._run_something(place)
+        self._ground.weigh(place, image.vcpu_count)
         if isinstance(self._driver, RestingDriver):
             await self._driver.freeze(place)
 

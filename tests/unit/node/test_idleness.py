@@ -1,0 +1,282 @@
+"""Idle tiers and activity (node/idleness.py, activity.py), in short times."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alcove.node.activity import Activity
+from alcove.node.drivers.driver import DriverError, Place
+from alcove.node.drivers.fake import FakeDriver
+from alcove.node.ground import Counters, PlainGround
+from alcove.node.guest_client import GuestError
+from alcove.node.idleness import Idleness, Policy
+from alcove.wire.states import IdleTier
+
+
+class RestingDriver(FakeDriver):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.frozen = False
+        self.hold: asyncio.Event | None = None
+        self.errors: list[DriverError] = []
+
+    async def quiet(self, place: Place) -> None:
+        self.calls.append("quiet")
+
+    async def active(self, place: Place) -> None:
+        self.calls.append("active")
+
+    async def freeze(self, place: Place) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.calls.append("freeze")
+        self.frozen = True
+        if self.hold is not None:
+            await self.hold.wait()
+
+    def thaw(self, place: Place) -> None:
+        self.frozen = False
+
+
+class CountingGround(PlainGround):
+    def __init__(self) -> None:
+        super().__init__("idl", Path("/nowhere"))
+        self.now = Counters()
+        self.busy_share = 0.0
+
+    def counters(self, place: Place) -> Counters:
+        cpu_seconds = asyncio.get_running_loop().time() * self.busy_share
+        return Counters(cpu_seconds, self.now.disk_bytes, self.now.network_bytes)
+
+
+@dataclass
+class Guest:
+    open_streams: int = 0
+    dead: bool = False
+    asked: int = 0
+
+    async def streams(self, timeout_s: float) -> int:
+        self.asked += 1
+        if self.dead:
+            raise GuestError("no answer")
+        return self.open_streams
+
+
+@dataclass
+class Tunnel:
+    port: int
+    touched_at: float
+
+
+@dataclass
+class Scene:
+    driver: RestingDriver
+    ground: CountingGround
+    guest: Guest
+    idleness: Idleness
+    activity: Activity
+    tunnels: list[Tunnel] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
+    busy: bool = False
+
+    @property
+    def tier(self) -> IdleTier:
+        return self.idleness.rest.tier
+
+    async def until(self, tier: IdleTier) -> None:
+        while self.tier is not tier:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def scene(
+    *, quiet_s: float = 0.05, freeze_s: float = 0.0, idle_s: float = 0.0, dead: bool = False
+) -> AsyncIterator[Scene]:
+    driver, ground, guest = RestingDriver(), CountingGround(), Guest(dead=dead)
+    place = ground.place(1)
+    made: list[Scene] = []
+    activity = Activity(ground, place, guest, lambda: made[0].tunnels)  # type: ignore[arg-type]
+    idleness = Idleness(
+        driver,
+        place,
+        Policy(quiet_s, freeze_s, idle_s),
+        activity,
+        tell=lambda seconds: made[0].told.append(seconds),
+        is_busy=lambda: made[0].busy,
+    )
+    made.append(Scene(driver, ground, guest, idleness, activity))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(idleness.run())
+        yield made[0]
+        running.cancel()
+
+
+def play(act: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(act())  # type: ignore[arg-type]
+
+
+def test_without_traffic_it_becomes_quiet_and_traffic_makes_it_active():
+    async def act() -> None:
+        async with scene() as s:
+            await s.until(IdleTier.QUIET)
+            assert "no traffic" in s.idleness.rest.reason
+            s.idleness.touch()
+            assert s.tier is IdleTier.ACTIVE
+            await s.until(IdleTier.QUIET)
+            assert s.driver.calls == ["quiet", "active", "quiet"]
+
+    play(act)
+
+
+def test_traffic_keeps_it_active():
+    async def act() -> None:
+        async with scene(quiet_s=0.2) as s:
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                s.idleness.touch()
+            assert s.driver.calls == []
+
+    play(act)
+
+
+def test_it_is_frozen_only_if_its_policy_says_so_and_thawed_by_traffic_at_once():
+    async def act() -> None:
+        async with scene(freeze_s=0.2) as s:
+            await s.until(IdleTier.FROZEN)
+            assert s.driver.frozen
+            s.idleness.touch()
+            assert (s.driver.frozen, s.tier) == (False, IdleTier.ACTIVE)
+            await s.until(IdleTier.FROZEN)
+            assert s.driver.calls == ["quiet", "freeze", "active", "quiet", "freeze"]
+
+    play(act)
+
+
+def test_traffic_while_it_is_being_frozen_leaves_it_thawed():
+    async def act() -> None:
+        async with scene(freeze_s=0.1) as s:
+            s.driver.hold = asyncio.Event()
+            await s.until(IdleTier.FROZEN)
+            s.idleness.touch()
+            await asyncio.sleep(0.02)
+            assert not s.driver.frozen
+
+    play(act)
+
+
+def test_to_be_frozen_before_it_is_quiet_means_as_soon_as_it_is():
+    async def act() -> None:
+        async with scene(quiet_s=0.3, freeze_s=0.1) as s:
+            await s.until(IdleTier.FROZEN)
+            assert s.driver.calls == ["quiet", "freeze"]
+
+    play(act)
+
+
+def test_what_cannot_be_frozen_stays_quiet():
+    async def act() -> None:
+        async with scene(freeze_s=0.1) as s:
+            s.driver.errors = [DriverError("does not freeze")]
+            await s.until(IdleTier.QUIET)
+            while "cannot be frozen" not in s.idleness.rest.reason:
+                await asyncio.sleep(0.01)
+            assert s.tier is IdleTier.QUIET
+
+    play(act)
+
+
+def test_idleness_is_told_once_per_time_that_passes():
+    async def act() -> None:
+        async with scene(idle_s=0.2) as s:
+            while len(s.told) < 2:
+                await asyncio.sleep(0.01)
+            first, second = s.told
+            assert 0.2 <= first < 0.4
+            assert second >= first + 0.2
+
+    play(act)
+
+
+def test_a_frozen_sandbox_is_told_of_without_being_asked():
+    async def act() -> None:
+        async with scene(freeze_s=0.1, idle_s=0.3) as s:
+            while not s.told:
+                await asyncio.sleep(0.01)
+            assert s.tier is IdleTier.FROZEN
+            assert s.guest.asked == 1
+
+    play(act)
+
+
+async def _told_within(s: Scene, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not s.told:
+                await asyncio.sleep(0.01)
+    return bool(s.told)
+
+
+def test_a_busy_processor_is_activity_and_the_agents_own_use_is_not():
+    async def act() -> None:
+        async with scene(idle_s=0.2) as s:
+            s.ground.busy_share = 0.3
+            assert not await _told_within(s, 0.7)
+            s.ground.busy_share = 0.024
+            assert await _told_within(s, 1.0)
+
+    play(act)
+
+
+def test_disk_and_network_are_activity():
+    async def act() -> None:
+        for change in (Counters(disk_bytes=1 << 20), Counters(network_bytes=1 << 20)):
+            async with scene(idle_s=0.3) as s:
+                await asyncio.sleep(0.2)
+                s.ground.now = change
+                await asyncio.sleep(0.2)
+                assert not s.told
+                assert await _told_within(s, 1.0)
+
+    play(act)
+
+
+def test_a_followed_command_is_activity_and_a_dead_agent_is_not():
+    async def act() -> None:
+        async with scene(idle_s=0.1) as s:
+            s.guest.open_streams = 1
+            assert not await _told_within(s, 0.5)
+            s.guest.open_streams = 0
+            assert await _told_within(s, 1.0)
+        async with scene(idle_s=0.1, dead=True) as s:
+            assert await _told_within(s, 1.0)
+
+    play(act)
+
+
+def test_an_open_connection_is_activity_once_the_edge_would_have_closed_it():
+    async def act() -> None:
+        async with scene(idle_s=0.1) as s:
+            now = asyncio.get_running_loop().time()
+            s.tunnels = [Tunnel(port=8000, touched_at=now - 60)]
+            assert not await _told_within(s, 0.4)
+            s.tunnels = [Tunnel(port=49983, touched_at=now - 60)]
+            assert await _told_within(s, 1.0)
+
+    play(act)
+
+
+def test_what_the_node_does_with_it_is_activity():
+    async def act() -> None:
+        async with scene(freeze_s=0.1, idle_s=0.2) as s:
+            s.busy = True
+            assert not await _told_within(s, 0.5)
+            assert s.tier is IdleTier.QUIET
+            s.busy = False
+            await s.until(IdleTier.FROZEN)
+
+    play(act)
