@@ -311,6 +311,19 @@ async def test_a_resume_that_somebody_else_asked_for_is_waited_for(there: World)
 
 
 @in_world
+async def test_a_control_that_hangs_stops_no_running_sandbox(there: World) -> None:
+    await there.sandbox(ONE, {8000: echo("running")})
+    await there.get()
+    hanging = there.control.route_delays[ONE] = asyncio.Event()
+    there.edge.upstreams._catalog.expire(ONE)
+    for _ in range(2):
+        asked = time.monotonic()
+        assert (await there.get()).json()["label"] == "running"
+        assert time.monotonic() - asked < 5
+    hanging.set()
+
+
+@in_world
 async def test_a_tunnel_held_by_a_save_is_opened_after_it(there: World) -> None:
     await there.sandbox(ONE, {8000: echo("going on"), 8001: echo("awake")})
     saved = there.ingress.saving[ONE] = asyncio.Event()
