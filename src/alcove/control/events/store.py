@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     SNAPSHOT_CREATED = "sandbox.snapshot_created"
     SNAPSHOT_DELETED = "sandbox.snapshot_deleted"
     ROLLED_BACK = "sandbox.rolled_back"
+    ROLLBACK_FAILED = "sandbox.rollback_failed"
 
 
 @dataclass(frozen=True, slots=True)

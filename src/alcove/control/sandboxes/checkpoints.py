@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import structlog
+
 from alcove.control.db import Tx
 from alcove.control.errors import (
     ConflictError,
@@ -12,11 +14,21 @@ from alcove.control.errors import (
 )
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
+from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import lineage, saving
 from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Sandbox
 from alcove.control.snapshots import catalog
+from alcove.control.snapshots import store as snapshots
 from alcove.control.snapshots.catalog import Shown, Wanted
-from alcove.control.snapshots.names import Name, Reference, read_name, read_reference
+from alcove.control.snapshots.names import (
+    Name,
+    Reference,
+    is_uuid,
+    read_name,
+    read_reference,
+)
 from alcove.control.snapshots.states import SnapshotKind, SnapshotState
 from alcove.control.snapshots.store import Snapshot
 from alcove.control.teams import store as teams
@@ -24,11 +36,13 @@ from alcove.control.teams.service import Caller
 from alcove.control.templates import store as templates
 from alcove.control.templates.store import DEFAULT_TAG
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import SandboxId
-from alcove.wire.node import SnapshotReport
+from alcove.wire.ids import SandboxId, SnapshotId
+from alcove.wire.node import SandboxReport, SnapshotReport
 
-_MOST_TOGETHER = 1000
-"""Builds that one deletion of a whole template takes away."""
+_log = structlog.get_logger()
+
+MOST_TOGETHER = 1000
+"""So many snapshots are shown of a tree, or deleted at once with their name."""
 
 
 class Checkpoints:
@@ -56,7 +70,8 @@ class Checkpoints:
         reference = None if name is None else read_reference(name)
         if name is not None and reference is None:
             return []
-        wanted = Wanted(caller.team_id, sandbox_id, reference, caller.team.slug)
+        ids = None if sandbox_id is None else [sandbox_id]
+        wanted = Wanted(caller.team_id, ids, reference, caller.team.slug)
         async with self._in.db.reading() as tx:
             return await catalog.page(tx, wanted, after=after, limit=limit)
 
@@ -69,10 +84,52 @@ class Checkpoints:
             # Nobody makes a sandbox from it meanwhile.
             await teams.lock_team(tx, caller.team_id)
             wanted = Wanted(caller.team_id, reference=reference, slug=caller.team.slug)
-            gone = await catalog.page(tx, wanted, limit=_MOST_TOGETHER)
+            gone = await catalog.page(tx, wanted, limit=MOST_TOGETHER)
             if not gone:
                 raise await self._nothing_to_delete(tx, caller, reference, text)
             await self.withdraw(tx, caller, gone, why="requested")
+        self._in.snapshots.changed.set()
+
+    async def history(self, caller: Caller, sandbox_id: SandboxId) -> tuple[Sandbox, list[Shown]]:
+        """A sandbox and the snapshots of it, oldest first."""
+        async with self._in.db.reading() as tx:
+            sandbox = await lineage.owned(tx, caller, sandbox_id)
+            wanted = Wanted(caller.team_id, [sandbox_id], oldest_first=True)
+            return sandbox, await catalog.page(tx, wanted, limit=MOST_TOGETHER)
+
+    async def family(
+        self, caller: Caller, sandbox_id: SandboxId
+    ) -> tuple[list[Sandbox], list[Shown]]:
+        """All sandboxes of one tree and the snapshots of them, as far as they are kept."""
+        async with self._in.db.reading() as tx:
+            root_id = (await lineage.owned(tx, caller, sandbox_id)).root_id
+            members = await lineage.family(tx, caller.team_id, root_id, limit=MOST_TOGETHER)
+            ids = [member.id for member in members]
+            wanted = Wanted(caller.team_id, ids, oldest_first=True)
+            return members, await catalog.page(tx, wanted, limit=MOST_TOGETHER)
+
+    async def whereabouts(self, sandbox: Sandbox) -> tuple[SandboxReport | None, Snapshot | None]:
+        """What the machine says of this life of it, and the snapshot it is paused in."""
+        report = paused = None
+        if sandbox.state is State.RUNNING:
+            try:
+                report = await self._in.nodes.client(sandbox.node_id).find(sandbox.id)
+            except NodeError as error:
+                _log.info("sandbox.not_asked", sandbox_id=sandbox.id, why=str(error))
+        if sandbox.state is State.PAUSED and sandbox.snapshot_id is not None:
+            async with self._in.db.reading() as tx:
+                paused = await snapshots.find(tx, sandbox.snapshot_id)
+        return report, paused
+
+    async def delete_of(self, caller: Caller, sandbox_id: SandboxId, text: str) -> None:
+        """Delete one snapshot of a sandbox."""
+        async with self._in.db.transaction() as tx:
+            await teams.lock_team(tx, caller.team_id)
+            await lineage.owned(tx, caller, sandbox_id)
+            shown = await named(tx, caller, text)
+            if shown is None or shown.sandbox_id != sandbox_id:
+                raise no_such_checkpoint(sandbox_id, text)
+            await self.withdraw(tx, caller, [shown], why="requested")
         self._in.snapshots.changed.set()
 
     async def withdraw(self, tx: Tx, caller: Caller, gone: list[Shown], *, why: str) -> None:
@@ -158,3 +215,38 @@ class Checkpoints:
                     "changes of templates are not available in this version of Alcove"
                 )
         return NotFoundError(f"template '{text}' not found")
+
+
+async def named(tx: Tx, caller: Caller, text: str) -> Shown | None:
+    """The snapshot of the caller's team that a UUID, or a name with its tag, means."""
+    if is_uuid(text):
+        return await catalog.find(tx, caller.team_id, SnapshotId(text))
+    reference = read_reference(text)
+    if reference is None:
+        return None
+    if reference.tag is None:
+        reference = replace(reference, tag=DEFAULT_TAG)
+    wanted = Wanted(caller.team_id, reference=reference, slug=caller.team.slug)
+    found = await catalog.page(tx, wanted, limit=1)
+    return found[0] if found else None
+
+
+def no_such_checkpoint(sandbox_id: SandboxId, text: str) -> NotFoundError:
+    return NotFoundError(f'Sandbox "{sandbox_id}" has no checkpoint "{text[:200]}"')
+
+
+def continued(
+    history: list[Shown], generation: int, started_from: SnapshotId | None
+) -> SnapshotId | None:
+    """The snapshot that a life goes on from: the last of it, or where it was started.
+
+    `history`: the snapshots of the sandbox, oldest first, up to the moment asked about.
+    """
+    of_this_life = [shown for shown in history if shown.generation == generation]
+    if of_this_life:
+        return of_this_life[-1].snapshot_id
+    if any(shown.snapshot_id == started_from for shown in history):
+        return started_from
+    # Started from a pause, whose snapshot is gone: it went on from where the life before ended.
+    before = [shown for shown in history if shown.generation < generation]
+    return before[-1].snapshot_id if before else None

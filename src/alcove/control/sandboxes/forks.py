@@ -192,9 +192,9 @@ class Forks:
         except NodeError as error:
             await self._sandboxes.give_up(entry, str(error))
             return plan.start_error(error, entry.alias or entry.template_id)
-        timeout_us = entry.timeout_s * MICROSECONDS
-        started = replace(entry, changes=report.changes)
-        running = await self._sandboxes.outcomes.started(started, timeout_us=timeout_us)
+        running = await self._sandboxes.outcomes.started(
+            entry, timeout_us=entry.timeout_s * MICROSECONDS, changes=report.changes
+        )
         if running is None:
             await self._sandboxes.give_up(entry, "it was given up while it started")
             return saving.given_up()

@@ -10,11 +10,13 @@ from alcove.control.clock import MICROSECONDS
 from alcove.control.db import Tx
 from alcove.control.errors import ConflictError
 from alcove.control.sandboxes import store
+from alcove.control.sandboxes.context import no_such_sandbox
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.sandboxes.tables import sandboxes
 from alcove.control.snapshots import store as snapshots
 from alcove.control.snapshots.store import Snapshot
+from alcove.control.teams.service import Caller
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId, SnapshotId, TeamId, new_sandbox_id
 
@@ -75,6 +77,14 @@ def child(
     )
 
 
+async def owned(tx: Tx, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
+    """A sandbox of the caller's team, whatever became of it."""
+    sandbox = await store.find(tx, sandbox_id)
+    if sandbox is None or sandbox.team_id != caller.team_id or sandbox.state is State.FAILED:
+        raise no_such_sandbox(sandbox_id)
+    return sandbox
+
+
 async def living_from(tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> list[SandboxId]:
     """Sandboxes made from one of these snapshots that have not ended."""
     found = select(sandboxes.c.id).where(
@@ -84,12 +94,15 @@ async def living_from(tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> list[Sandbo
 
 
 def needed_snapshots() -> list[Select[Any]]:
-    """Ids of the snapshots that sandboxes will start from, or are being paused into."""
+    """Ids of the snapshots that sandboxes will start from, or are being paused into.
+
+    A paused one that is rolled back keeps the state it was paused in until that has succeeded.
+    """
     starts = _in((State.STARTING, State.PAUSED, State.RESUMING))
     return [
         select(sandboxes.c.snapshot_id).where(sandboxes.c.snapshot_id.is_not(None), starts),
         select(sandboxes.c.saving_id).where(
-            sandboxes.c.saving_id.is_not(None), _in((State.PAUSING,))
+            sandboxes.c.saving_id.is_not(None), _in((State.PAUSING, State.RESUMING))
         ),
     ]
 

@@ -35,7 +35,10 @@ class Shown:
     template_id: TemplateId
     build_id: BuildId
     sandbox_id: SandboxId
+    generation: int
+    """The life of the sandbox that it shows."""
     parent_id: SnapshotId | None
+    """What that life was started from."""
     memory: bool
     size_bytes: int
     created_at: int
@@ -59,7 +62,7 @@ class Wanted:
     """Which snapshots of a team to list."""
 
     team_id: TeamId
-    sandbox_id: SandboxId | None = None
+    sandbox_ids: Sequence[SandboxId] | None = None
     reference: Reference | None = None
     slug: str = ""
     """Of the team, the namespace of its names."""
@@ -113,8 +116,8 @@ async def page(
 ) -> list[Shown]:
     """Snapshots of a team, newest first unless wanted otherwise."""
     found = _builds(wanted.team_id)
-    if wanted.sandbox_id is not None:
-        found = found.where(snapshots.c.sandbox_id == wanted.sandbox_id)
+    if wanted.sandbox_ids is not None:
+        found = found.where(snapshots.c.sandbox_id.in_(wanted.sandbox_ids))
     if wanted.reference is not None:
         found = found.where(_means(wanted.reference, wanted.slug))
     at, ident = template_builds.c.created_at, template_builds.c.id
@@ -180,6 +183,7 @@ def _builds(team_id: TeamId) -> Select[Any]:
             template_builds.c.template_id,
             template_builds.c.id,
             snapshots.c.sandbox_id,
+            snapshots.c.generation,
             snapshots.c.parent_id,
             snapshots.c.memory,
             snapshots.c.size_bytes,
@@ -230,10 +234,11 @@ async def _shown(tx: Tx, found: Select[Any]) -> list[Shown]:
             template_id=row[1],
             build_id=row[2],
             sandbox_id=row[3],
-            parent_id=row[4],
-            memory=row[5],
-            size_bytes=row[6],
-            created_at=row[7],
+            generation=row[4],
+            parent_id=row[5],
+            memory=row[6],
+            size_bytes=row[7],
+            created_at=row[8],
             aliases=tuple(aliases.get(row[1], ())),
             tags=tuple(tags.get(row[2], ())),
         )

@@ -55,6 +55,15 @@ async def close_entries(tx: Tx, lives: Sequence[tuple[SandboxId, int]], at: int)
     )
 
 
+async def reopen_entry(tx: Tx, sandbox_id: SandboxId, generation: int) -> None:
+    """The life was closed for what did not come about: it never ended."""
+    await tx.execute(
+        update(usage_entries)
+        .where(usage_entries.c.sandbox_id == sandbox_id, usage_entries.c.generation == generation)
+        .values(closed_at=None)
+    )
+
+
 async def open_storage(tx: Tx, entry: StorageEntry) -> None:
     await tx.execute(insert(storage_entries).values(**asdict(entry)))
 
