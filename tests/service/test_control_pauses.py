@@ -18,6 +18,8 @@ from alcove.control.nodes.client import (
 from alcove.control.sandboxes import store
 from alcove.control.usage import store as usage
 from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import SandboxId
+from alcove.wire.states import StopReason
 
 __all__ = ["in_world"]
 
@@ -395,7 +397,7 @@ def test_a_sandbox_that_dies_while_it_is_paused_is_gone(in_world: InWorld) -> No
 
         async def die(method: str) -> None:
             if method == "save":
-                here.node.end(sandbox_id, "out_of_memory")  # type: ignore[arg-type]
+                here.node.end(SandboxId(sandbox_id), StopReason.OUT_OF_MEMORY)
 
         here.node.hold = die
         assert await pause(here, sandbox_id) == 404

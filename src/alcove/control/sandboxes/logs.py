@@ -27,7 +27,8 @@ _TEXTS = {
     EventKind.RESUMED: "Sandbox resumed",
     EventKind.RESUME_FAILED: "Sandbox could not be resumed and stays paused",
 }
-_EXPECTED_ENDS = {StopReason.KILLED.value, StopReason.TIMEOUT.value}
+_FAILURES = {EventKind.FAILED, EventKind.PAUSE_FAILED, EventKind.RESUME_FAILED}
+_EXPECTED_ENDS = {StopReason.KILLED.value, StopReason.TIMEOUT.value, StopReason.IDLE.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,13 @@ def _beyond(entry: Entry, cursor_ms: int, *, forward: bool) -> bool:
 
 def _from_event(event: Event) -> Entry:
     details = {name: str(value) for name, value in event.data.items()}
-    expected = details.get("reason", StopReason.KILLED.value) in _EXPECTED_ENDS
+    failed = event.kind in _FAILURES or (
+        event.kind is EventKind.STOPPED and details.get("reason") not in _EXPECTED_ENDS
+    )
     return Entry(
         at=event.at,
-        level=LogLevel.INFO if expected else LogLevel.ERROR,
-        message=_TEXTS[event.kind],
+        level=LogLevel.ERROR if failed else LogLevel.INFO,
+        message=_TEXTS.get(event.kind, event.kind.value),
         fields=details | {"logger": "alcove", "event": event.kind.value},
     )
 

@@ -207,6 +207,8 @@ class Pauses:
         )
 
     def _go_on_alone(self, sandbox: Sandbox) -> None:
+        self._in.outcomes.news.tell(sandbox.id)
+
         async def in_line() -> None:
             async with self._room:
                 await self._save(sandbox, require_healthy=False)
