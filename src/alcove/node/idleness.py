@@ -103,6 +103,11 @@ class Idleness:
         self._woken.set()
         self._moving.set()
 
+    @property
+    def active_at(self) -> float:
+        """When anything last went on, in seconds since the epoch."""
+        return self._activity.last_wall
+
     async def run(self) -> None:
         """Follow traffic and activity until cancelled; nothing is done while nothing changes."""
         async with asyncio.TaskGroup() as tasks:

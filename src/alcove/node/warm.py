@@ -81,7 +81,7 @@ class WarmPool:
 
     def __init__(self, least: int, most: int, now: Callable[[], float]) -> None:
         self._least = least
-        self._most = most
+        self._most = most if least else 0
         self._now = now
         self._demands: dict[Key, _Demand] = {}
         self._refill_s = _FIRST_GUESS_S
