@@ -6,6 +6,11 @@ NodeError
 ├── OldGenerationError      409 conflict            a newer life of the sandbox is known
 ├── EndedError              409 conflict            this life of the sandbox is over
 ├── ImageNotReadyError      409 template_not_ready
+├── BusyError               409 conflict            it is being saved or read: ask again
+├── GuestUnresponsiveError  409 sandbox_snapshot_guest_agent_unresponsive
+├── IncompatibleError       409 snapshot_incompatible
+├── DamagedError            500 snapshot_damaged
+├── SaveFailedError         503 snapshot_failed     the sandbox runs on
 ├── StartFailedError        500 sandbox_create_failed
 ├── NoCapacityError         503 sandbox_capacity_unavailable
 └── NodeBusyError           (command line only)     another daemon or driver has the data directory
@@ -49,6 +54,31 @@ class EndedError(NodeError):
 class ImageNotReadyError(NodeError):
     status = 409
     code = ErrorCode.TEMPLATE_NOT_READY
+
+
+class BusyError(NodeError):
+    status = 409
+    code = ErrorCode.CONFLICT
+
+
+class GuestUnresponsiveError(NodeError):
+    status = 409
+    code = ErrorCode.GUEST_UNRESPONSIVE
+
+
+class IncompatibleError(NodeError):
+    status = 409
+    code = ErrorCode.SNAPSHOT_INCOMPATIBLE
+
+
+class DamagedError(NodeError):
+    status = 500
+    code = ErrorCode.SNAPSHOT_DAMAGED
+
+
+class SaveFailedError(NodeError):
+    status = 503
+    code = ErrorCode.SNAPSHOT_FAILED
 
 
 class StartFailedError(NodeError):

@@ -5,7 +5,6 @@ boot -> what every sandbox is told -> start and ready command -> warm up -> snap
 """
 
 import asyncio
-import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alcove.node import startup
 from alcove.node.drivers.driver import Driver, DriverError, Image, Place
 from alcove.node.ground import Size
 from alcove.node.guest_client import GuestClient, GuestError
@@ -28,7 +28,6 @@ _HEALTHY_S = 60.0
 _COMMAND_S = 60.0
 _TRY_S = 15.0
 _TRIES = 3
-_READY_PERIOD_S = 2.0
 _READY_S = 600.0
 _READY_IF_STARTED = "sleep 20"
 """Ready command of a recipe that has a start command and none of its own (contract e2b 9.5)."""
@@ -117,28 +116,15 @@ class Finalizer:
         }
 
     async def _become_ready(self, commands: GuestCommands, recipe: Recipe) -> None:
-        """Run the start command and wait until the ready command says that it serves."""
-        ready = recipe.ready_command
-        if recipe.start_command:
-            self._say("info", f"Running start command: {recipe.start_command}")
-            environment = "".join(
-                f"export {name}={shlex.quote(value)}; " for name, value in recipe.env.items()
+        plan = recipe.startup
+        if plan.start_command and not plan.ready_command:
+            plan = replace(plan, ready_command=_READY_IF_STARTED)
+        last = await startup.run(commands, plan, lambda line: self._say("info", line), _READY_S)
+        if last is not None:
+            raise BuildFailedError(
+                f"the ready command {plan.ready_command!r} did not succeed in {_READY_S:g} s; "
+                f"last exit code {last.exit_code}: {last.output[-500:]}"
             )
-            command = f"cd {shlex.quote(recipe.workdir)}; {environment}{recipe.start_command}"
-            await commands.start(command, recipe.user, _COMMAND_S)
-            ready = ready or _READY_IF_STARTED
-        if not ready:
-            return
-        self._say("info", f"Waiting for template to be ready: {ready}")
-        deadline = time.monotonic() + _READY_S
-        while (last := await commands.run(ready, recipe.user, _READY_S)).exit_code != 0:
-            if time.monotonic() > deadline:
-                raise BuildFailedError(
-                    f"the ready command {ready!r} did not succeed in {_READY_S:g} s; "
-                    f"last exit code {last.exit_code}: {last.output[-500:]}"
-                )
-            await asyncio.sleep(_READY_PERIOD_S)
-        self._say("info", "Template is ready")
 
 
 async def _mark(commands: GuestCommands, spec: ImageSpec) -> None:

@@ -1,4 +1,4 @@
-"""Commands and files inside a guest, for template builds: the guest's own public calls.
+"""Commands and files inside a guest, for builds and reboots: the guest's own public calls.
 
 The same calls a client makes, so running them before the snapshot also warms what clients use.
 """
@@ -35,14 +35,15 @@ class Finished:
 
 
 class GuestCommands:
-    """Runs commands and moves small files in one place's guest, which has no access token yet.
+    """Runs commands and moves small files in one place's guest.
 
     Everything raises GuestError, or the driver's NotRunningError and PortClosedError.
     """
 
-    def __init__(self, driver: Driver, place: Place) -> None:
+    def __init__(self, driver: Driver, place: Place, access_token: str = "") -> None:
         self._driver = driver
         self._place = place
+        self._token = {"x-access-token": access_token} if access_token else {}
 
     async def run(self, command: str, user: str, timeout_s: float) -> Finished:
         """Run a shell command to its end."""
@@ -143,6 +144,7 @@ class GuestCommands:
                     ("connection", "close"),
                     ("content-length", str(len(body))),
                     *headers.items(),
+                    *self._token.items(),
                 ],
             )
             async for chunk in _exchange(connection, request, body, f"{method} {target}"):

@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from alcove.node.errors import InvalidRequestError
+from alcove.node.origins import Startup
 from alcove.wire.ids import BuildId
 from alcove.wire.node import ImageSpec
 from alcove.wire.states import BuildState
@@ -43,6 +44,7 @@ class ImageRecord:
     agent_version: str = ""
     rootfs_bytes: int = 0
     snapshot_bytes: int = 0
+    startup: Startup = field(default_factory=Startup)
 
     def with_(self, **changes: Any) -> "ImageRecord":
         return replace(self, **changes)
@@ -110,9 +112,12 @@ class ImageRecords:
 def _read(path: Path) -> ImageRecord | None:
     try:
         data = json.loads(path.read_text())
-        return ImageRecord(
-            **data | {"spec": ImageSpec.from_json(data["spec"]), "state": BuildState(data["state"])}
-        )
+        read = {
+            "spec": ImageSpec.from_json(data["spec"]),
+            "state": BuildState(data["state"]),
+            "startup": Startup(**data.get("startup", {})),
+        }
+        return ImageRecord(**data | read)
     except (OSError, ValueError, TypeError, KeyError) as error:
         _log.warning("image.record_unreadable", path=str(path), error=str(error))
         return None

@@ -9,7 +9,7 @@ in state error with its log, and trying again is control's decision (a new build
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from alcove.node.finalize import BuildFailedError, Finalizer
 from alcove.node.guest_client import GuestError
 from alcove.node.image_records import ImageRecord, ImageRecords
 from alcove.node.logs import SandboxLog
+from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
 from alcove.node.rootfs import RootfsError, RootfsStore
@@ -118,6 +119,21 @@ class Images:
             return None
         return self._image(record, self._records.snapshot(build_id))
 
+    def origin(self, build_id: BuildId) -> Origin:
+        """What sandboxes of a finished build stand on. Raises NotHereError."""
+        record = self._records.get(build_id)
+        if record is None or record.state is not BuildState.READY:
+            raise NotHereError(f"there is no build {build_id} on this node")
+        return Origin(record.rootfs, record.agent, record.agent_version, record.startup)
+
+    def paths(self, origin: Origin) -> tuple[Path, Path]:
+        """Where the root file system and the guest bundle are. Raises NotHereError."""
+        rootfs, agent = self._with.rootfs.path(origin.rootfs), self._agent(origin.agent)
+        for path in (rootfs, agent):
+            if not path.is_dir():
+                raise NotHereError(f"{path} is gone, and with it all that was started from it")
+        return rootfs, agent
+
     def report(self, build_id: BuildId) -> ImageReport | None:
         record = self._records.get(build_id)
         return None if record is None else self._report(record)
@@ -134,10 +150,11 @@ class Images:
             raise NotHereError(f"there is no build {build_id} on this node")
         return self._log_of(build_id).after(after)
 
-    async def collect(self, in_use: set[BuildId]) -> None:
-        """Remove builds that nothing can come of, and what no build refers to any more.
+    async def collect(self, in_use: set[BuildId], origins: Iterable[Origin]) -> None:
+        """Remove builds that nothing can come of, and what nothing refers to any more.
 
-        `in_use` names the builds of sandboxes that run: they need their files, stale or not.
+        `in_use` names the builds of sandboxes that run: they need their files, stale or not;
+        `origins` what sandboxes and snapshots stand on.
         """
         async with self._turn:
             for record in self._superseded():
@@ -148,8 +165,9 @@ class Images:
                     await asyncio.to_thread(self._records.remove, record.spec.build_id)
             kept = self._records.all()
             self._records.remove_strays()
-            rootfs = {record.rootfs for record in kept}
-            agents = {record.agent for record in kept} | {self._current_agent}
+            needed: list[ImageRecord | Origin] = [*kept, *origins]
+            rootfs = {each.rootfs for each in needed}
+            agents = {each.agent for each in needed} | {self._current_agent}
             await asyncio.to_thread(self._with.rootfs.collect, rootfs)
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
@@ -203,6 +221,7 @@ class Images:
             rootfs_bytes=self._with.rootfs.size_bytes(rootfs),
             driver=self._driver_text(),
             agent_version=AGENT_VERSION,
+            startup=recipe.startup,
         )
         self._records.write(record)
         finalizer = Finalizer(
@@ -222,11 +241,14 @@ class Images:
         return Image(
             build_id=record.spec.build_id,
             rootfs=self._with.rootfs.path(record.rootfs),
-            agent=self._data_dir / "agent" / record.agent,
+            agent=self._agent(record.agent),
             snapshot=snapshot,
             vcpu_count=record.spec.vcpu_count,
             memory_mib=record.spec.memory_mib,
         )
+
+    def _agent(self, name: str) -> Path:
+        return self._data_dir / "agent" / name
 
     def _fail(self, begun: ImageRecord, reason: str) -> None:
         build_id = begun.spec.build_id

@@ -10,6 +10,7 @@ from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.ground import Size
+from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipes
 from alcove.wire.ids import BuildId
@@ -53,6 +54,17 @@ class PlainImages:
         if report is None or report.state is not BuildState.READY:
             return None
         return self._image(report, self._snapshot(build_id))
+
+    def origin(self, build_id: BuildId) -> Origin:
+        report = self._builds.get(build_id)
+        if report is None or report.state is not BuildState.READY:
+            raise NotHereError(f"there is no build {build_id} on this node")
+        startup = self._recipes.get(report.recipe).startup
+        return Origin(agent_version=AGENT_VERSION, startup=startup)
+
+    def paths(self, origin: Origin) -> tuple[Path, Path]:
+        del origin  # nothing stands on anything here
+        return self._directory, self._directory
 
     def report(self, build_id: BuildId) -> ImageReport | None:
         return self._builds.get(build_id)

@@ -2,6 +2,8 @@
 
 HEAD ──good request──▶ DIALLING ──port answers──▶ SPLICED ──▶ closed
   └── bad · late ──────────┴── refused · sandbox stops ──────▲
+
+While a sandbox is saved, DIALLING waits (tunnels.py) and what is spliced is parted.
 """
 
 import asyncio
@@ -143,7 +145,10 @@ class _Arrival:
         self._connection = connection
         self._head = bytearray()
         self._cut: Callable[[], None] = self._drop
+        self._part: Callable[[], None] = self._drop
         self._life: Life | None = None
+        self.port = 0
+        self.touched_at = 0.0
         self._dialling: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._readable)
@@ -178,17 +183,17 @@ class _Arrival:
 
     def _begin(self, life: Life, port: int, early: bytes) -> None:
         self._end_head()
-        if not life.tunnels.admit(self.cut):
+        if not life.tunnels.admit(self):
             raise _RefusedError(
                 TunnelOutcome.TOO_MANY, 429, "this sandbox has too many connections open"
             )
-        self._life = life
-        life.touch()
+        self._life, self.port = life, port
+        self._touch()
         self._dialling = spawn(self._open(life, port, early), name=f"tunnel to port {port}")
 
     async def _open(self, life: Life, port: int, early: bytes) -> None:
         try:
-            inside = await self._ingress.dial(life, port)
+            inside = await self._dialled(life, port)
         except _RefusedError as refused:
             self._refuse(refused)
             return
@@ -201,13 +206,31 @@ class _Arrival:
             inside.close()
             self._drop()
             return
-        splice = Splice(self._connection, inside, touched=life.touch, ended=self._gone)
-        self._cut = splice.cut
+        splice = Splice(self._connection, inside, touched=self._touch, ended=self._gone)
+        self._cut, self._part = splice.cut, splice.part
         splice.start(early)
+
+    async def _dialled(self, life: Life, port: int) -> socket.socket:
+        inside = await life.tunnels.through(self, lambda: self._ingress.dial(life, port))
+        if inside is None:
+            sandbox_id = life.record.sandbox_id
+            raise _RefusedError(
+                TunnelOutcome.NOT_HERE, 404, f"sandbox {sandbox_id} stopped while it was dialled"
+            )
+        return inside
+
+    def _touch(self) -> None:
+        assert self._life is not None
+        self.touched_at = self._loop.time()
+        self._life.touch()
 
     def cut(self) -> None:
         """The sandbox stops."""
         self._cut()
+
+    def part(self) -> None:
+        """The sandbox is saved."""
+        self._part()
 
     def _refuse(self, refused: _RefusedError) -> None:
         tunnels_opened.labels(refused.outcome).inc()
@@ -226,7 +249,7 @@ class _Arrival:
 
     def _gone(self) -> None:
         if self._life is not None:
-            self._life.tunnels.closed(self.cut)
+            self._life.tunnels.closed(self)
 
     def _end_head(self) -> None:
         self._timer.cancel()

@@ -11,8 +11,17 @@ import structlog
 from alcove.concurrency import spawn
 from alcove.node import metrics
 from alcove.node.activity import Activity
-from alcove.node.drivers.driver import Driver, Image, Place
-from alcove.node.errors import NoCapacityError
+from alcove.node.drivers.driver import (
+    Driver,
+    DriverError,
+    Place,
+)
+from alcove.node.errors import (
+    EndedError,
+    GuestUnresponsiveError,
+    NodeError,
+    SaveFailedError,
+)
 from alcove.node.events import Events
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import EndedProcess, GuestClient
@@ -22,10 +31,12 @@ from alcove.node.memory_guard import MemoryGuard
 from alcove.node.meter import Meter
 from alcove.node.places import Places
 from alcove.node.records import Record, Records
-from alcove.node.start import Starter, StepFailedError, Timings
+from alcove.node.run import CommandError
+from alcove.node.saving import PendingSave, Saver
+from alcove.node.start import Source, Starter, StepFailedError, Timings
 from alcove.node.states import Effect, Event, step
 from alcove.node.tunnels import Tunnels
-from alcove.wire.node import SandboxUsage
+from alcove.wire.node import SandboxReport, SandboxUsage, SnapshotReport, SnapshotSpec
 from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
 
@@ -46,6 +57,7 @@ class Surroundings:
     records: Records
     events: Events
     starter: Starter
+    saver: Saver
     memory_guard_percent: int
     quiet_after_s: float
     tunnels_per_sandbox: int
@@ -69,21 +81,38 @@ class Life:
             self.place = around.places.claim(record.slot)
         self.log = SandboxLog(around.records.directory_of(record.sandbox_id))
         self.tunnels = Tunnels(around.tunnels_per_sandbox)
-        self.no_capacity: NoCapacityError | None = None
-        """Why it did not start, if others that started meanwhile took the last place."""
+        self.refused: NodeError | None = None
+        """Why it did not start, where control can do something about it."""
         self._idleness: Idleness | None = None
         self._meter: Meter | None = None
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._work: list[asyncio.Task[None]] = []
+        self._save: PendingSave | None = None
+        self._save_turn = asyncio.Lock()
 
     @property
     def state(self) -> State:
         return self.record.state
 
-    def begin(self, image: Image) -> None:
+    def begin(self, source: Source) -> None:
         """Start the sandbox. The record has been written."""
-        self._do(self._start(image), "start")
+        self._do(self._start(source), "start")
+
+    async def save(self, wanted: SnapshotSpec) -> SnapshotReport:
+        """Take a snapshot; if it is to stop the sandbox, that has begun when this returns.
+
+        Not to be cancelled. Raises EndedError, SaveFailedError, GuestUnresponsiveError.
+        """
+        async with self._save_turn:
+            known = self._around.saver.snapshots.repeated(wanted)
+            if known is not None:
+                return known
+            if self.state is not State.RUNNING:
+                raise EndedError(f"{self.record.sandbox_id} does not run any more: {self.state}")
+            self._save = PendingSave(wanted, asyncio.get_running_loop().create_future())
+            self.post(Event.SAVE)
+            return await self._save.answer
 
     def post(self, event: Event, reason: StopReason | None = None, detail: str = "") -> None:
         self._inbox.put_nowait(_Happening(event, reason, detail))
@@ -108,6 +137,21 @@ class Life:
                 self._enter(state, happening)
             for effect in effects:
                 await self._carry_out(effect)
+        if self._save is not None:
+            self._save.tell()
+
+    def report(self) -> SandboxReport:
+        report = self.record.report()
+        if self._idleness is None or self.state not in {State.RUNNING, State.SAVING}:
+            return report
+        rest = self._idleness.rest
+        return replace(
+            report,
+            tier=rest.tier,
+            tier_reason=rest.reason,
+            tier_since=rest.since,
+            active_at=self._idleness.active_at,
+        )
 
     def usage(self) -> SandboxUsage | None:
         return None if self._meter is None else self._meter.sample(time.time())
@@ -131,14 +175,15 @@ class Life:
         record = replace(self.record, state=state)
         now = time.time()
         match state:
-            case State.RUNNING:
+            case State.RUNNING if record.started_at is None:
                 record = replace(record, started_at=now)
+            case State.SAVING:
+                assert self._save is not None
+                record = replace(record, saving=self._save.wanted)
             case State.STOPPING:
                 record = replace(record, stop_reason=happening.reason, detail=happening.detail)
             case State.STOPPED:
-                # What is kept for control to read needs no secrets.
-                spec = replace(record.spec, access_token="", env_vars={})
-                record = replace(record, spec=spec, slot=None, stopped_at=now)
+                record = record.stopped(now)
         self._write(record)
 
     def _write(self, record: Record) -> None:
@@ -149,6 +194,13 @@ class Life:
         match effect:
             case Effect.OPEN:
                 self._open()
+            case Effect.SAVE:
+                self.tunnels.hold()
+                self.touch()
+                assert self._save is not None
+                self._do(self._take(self._save), "save")
+            case Effect.GO_ON:
+                await self._go_on()
             case Effect.CLOSE:
                 await self._close()
             case Effect.DESTROY:
@@ -159,22 +211,71 @@ class Life:
                 if self.place is not None:
                     self._around.places.release(self.place)
 
-    async def _start(self, image: Image) -> None:
+    async def _start(self, source: Source) -> None:
         timings = Timings()
         began = time.perf_counter()
         try:
-            await self._around.starter.start(self.record.spec, image, timings, self._note)
+            with source.held():
+                changes = await self._around.starter.start(
+                    self.record.spec, source, timings, self._note
+                )
         except StepFailedError as error:
-            if isinstance(error.__cause__, NoCapacityError):
-                self.no_capacity = error.__cause__
+            self.refused = error.refusal(of_snapshot=bool(self.record.spec.snapshot_id))
             self.post(Event.FAILED, StopReason.START_FAILED, str(error))
         except Exception as error:
             _log.exception("sandbox.start_broke", sandbox_id=self.record.sandbox_id)
             self.post(Event.FAILED, StopReason.START_FAILED, f"internal error: {error!r}")
         else:
             timings.ms["total"] = round((time.perf_counter() - began) * 1000, 3)
-            self.record = replace(self.record, timings_ms=timings.ms)
+            self.record = replace(self.record, timings_ms=timings.ms, changes=changes)
             self.post(Event.READY)
+
+    async def _take(self, save: PendingSave) -> None:
+        wanted, place = save.wanted, self.place
+        assert place is not None
+        outcome = metrics.SaveOutcome.FAILED
+        try:
+            save.report = await self._around.saver.save(wanted, self.record, place, self.tunnels)
+        except NodeError as error:
+            save.error = error
+            if isinstance(error, GuestUnresponsiveError):
+                outcome = metrics.SaveOutcome.UNRESPONSIVE
+            self.log.add(time.time(), "warn", f"no snapshot was taken: {error}")
+            _log.warning("sandbox.not_saved", sandbox_id=self.record.sandbox_id, error=str(error))
+            self.post(Event.NOT_SAVED)
+        except Exception as error:
+            _log.exception("sandbox.saving_broke", sandbox_id=self.record.sandbox_id)
+            save.error = SaveFailedError(f"internal error: {error!r}; the sandbox runs on")
+            self.post(Event.NOT_SAVED)
+        else:
+            outcome = metrics.SaveOutcome.OK
+            spent_ms = save.report.timings_ms["total"]
+            text = f"snapshot {wanted.snapshot_id} taken in {spent_ms:.0f} ms"
+            self.log.add(time.time(), "info", text)
+            if wanted.stop:
+                save.tell()
+                self.post(Event.SAVED_STOP, StopReason.PAUSED)
+            else:
+                self.post(Event.SAVED)
+        metrics.saves.labels(outcome).inc()
+
+    async def _go_on(self) -> None:
+        """Undo what a save has held back; the record says so until that is done."""
+        if self.record.saving is None:
+            return
+        assert self.place is not None
+        try:
+            await self._around.driver.go_on(self.place)
+            self.tunnels.release()
+            if self._save is not None:
+                self._save.tell()
+            if self.record.spec.internet:
+                await self._around.ground.allow_internet(self.place)
+        except (DriverError, CommandError, OSError) as error:
+            _log.exception("sandbox.does_not_go_on", sandbox_id=self.record.sandbox_id)
+            self.post(Event.LOST, StopReason.EXITED, f"it did not go on after a save: {error}")
+        else:
+            self._write(replace(self.record, saving=None))
 
     def _note(self, place: Place | None) -> None:
         self._write(replace(self.record, slot=None if place is None else place.slot))
@@ -185,12 +286,12 @@ class Life:
         around, spec, place = self._around, self.record.spec, self.place
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         self._meter = Meter(around.ground, place, size, self.record.started_at or time.time())
-        guest = self.guest()
+        guest, tunnels = self.guest(), self.tunnels
         self._idleness = Idleness(
             around.driver,
             place,
             Policy(around.quiet_after_s, spec.freeze_after_s, spec.idle_after_s),
-            Activity(around.ground, place, guest, lambda: ()),
+            Activity(around.ground, place, guest, lambda: tunnels.connected),
             tell=self._tell_idle,
             is_busy=lambda: self.state is State.SAVING,
         )
@@ -222,6 +323,8 @@ class Life:
             task.cancel()
         if work:
             await asyncio.wait(work, timeout=_GIVE_UP_S)
+        if self._save is not None:
+            self._save.tell()
 
     async def _destroy(self) -> None:
         failures = 0

@@ -30,6 +30,7 @@ from alcove.concurrency import every, spawn
 from alcove.node import conformance, metrics, pidfd, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
 from alcove.node.cgroups import Cgroup, CgroupError
+from alcove.node.drivers import fake as fake_driver
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
 from alcove.node.drivers.gvisor import GvisorDriver
@@ -45,12 +46,14 @@ from alcove.node.life import Surroundings
 from alcove.node.network import Network, NetworkError
 from alcove.node.places import Limits, Places, memory_available_mib
 from alcove.node.recipes import Recipes
-from alcove.node.records import Record, Records
+from alcove.node.records import Records
 from alcove.node.resolver import Resolver
 from alcove.node.rootfs import RootfsStore
 from alcove.node.routes import Api
 from alcove.node.run import CommandError
+from alcove.node.saving import Saver
 from alcove.node.settings import Settings
+from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
 from alcove.wire.ids import NodeId
@@ -104,7 +107,8 @@ class Machine:
         """End every sandbox and remove everything of this instance from the kernel."""
         for record in self.records.read_all():
             if record.state is not NodeSandboxState.STOPPED:
-                self.records.write(_killed(record))
+                killed = replace(record, stop_reason=StopReason.KILLED)
+                self.records.write(killed.stopped(time.time()))
         slots = await self.ground.slots()
         failures = [text for slot in sorted(slots) if (text := await self._purge(slot))]
         if failures:
@@ -158,7 +162,10 @@ class Node:
         settings, machine = self._settings, self._machine
         await machine.setup()
         self.images = await self._images()
-        self.supervisor = Supervisor(self._surroundings(), self.images.get)
+        fake = settings.driver == "fake"
+        version = fake_driver.VERSION if fake else await Runsc(_RUNSC).version_text()
+        self.snapshots = Snapshots(settings.data_dir / "snapshots", machine.driver.name, version)
+        self.supervisor = Supervisor(self._surroundings(), self.images, self.snapshots)
         await self.supervisor.adopt()
         # From here on the sandboxes that run can be reached; the rest may take its time.
         self.ingress = Ingress(machine.driver, self.supervisor.running, self._cluster_token)
@@ -173,12 +180,15 @@ class Node:
             lambda: self.places.warm.target,
             memory_available_mib,
         )
+        snapshots = self.snapshots
+        metrics.follow_snapshots(lambda: len(snapshots.reports()), lambda: snapshots.size_bytes)
         api = Api(
             node_id=NodeId(socket.gethostname()),
             driver=machine.driver,
             supervisor=self.supervisor,
             places=self.places,
             images=self.images,
+            snapshots=self.snapshots,
             events=self.events,
             data_dir=settings.data_dir,
             problems=self._problems,
@@ -202,6 +212,7 @@ class Node:
                 process_limit=settings.process_limit,
                 extra_ca_pem=self._extra_ca_pem,
             ),
+            saver=Saver(machine.driver, machine.ground, self.snapshots),
             memory_guard_percent=settings.memory_guard_percent,
             quiet_after_s=settings.quiet_after_s,
             tunnels_per_sandbox=settings.tunnels_per_sandbox,
@@ -246,10 +257,11 @@ class Node:
 
     def _work(self) -> None:
         supervisor, places, images = self.supervisor, self.places, self.images
+        snapshots = self.snapshots
         work = [
             places.run(),
             reconcile.prepare_ready_images(self.events, images, places),
-            every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places)),
+            every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places, snapshots)),
         ]
         if self._machine.resolver is not None:
             work.append(self._machine.resolver.run())
@@ -261,7 +273,9 @@ class Node:
 async def _collect(images: Images, supervisor: Supervisor) -> None:
     # Not at once: control may be about to ask for a build that uses what no build uses now.
     await asyncio.sleep(_COLLECT_PERIOD_S)
-    await every(_COLLECT_PERIOD_S, lambda: images.collect(supervisor.builds()))
+    await every(
+        _COLLECT_PERIOD_S, lambda: images.collect(supervisor.builds(), supervisor.origins())
+    )
 
 
 def main() -> None:
@@ -382,17 +396,6 @@ def _mtu() -> int:
     except uplink.NoUplinkError as error:
         _log.warning("node.no_uplink", error=str(error))
         return _ETHERNET_MTU
-
-
-def _killed(record: Record) -> Record:
-    return replace(
-        record,
-        spec=replace(record.spec, access_token="", env_vars={}),
-        state=NodeSandboxState.STOPPED,
-        slot=None,
-        stopped_at=time.time(),
-        stop_reason=StopReason.KILLED,
-    )
 
 
 if __name__ == "__main__":

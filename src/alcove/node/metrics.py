@@ -28,6 +28,12 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class SaveOutcome(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    UNRESPONSIVE = "unresponsive"
+
+
 starts = Counter("alcove_node_sandboxes_started", "Starts of sandboxes.", ["outcome"])
 start_seconds = Histogram(
     "alcove_node_start_seconds",
@@ -35,6 +41,12 @@ start_seconds = Histogram(
     buckets=(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60),
 )
 stops = Counter("alcove_node_sandboxes_stopped", "Ends of sandboxes.", ["reason"])
+saves = Counter("alcove_node_snapshots_taken", "Snapshots asked for.", ["outcome"])
+save_seconds = Histogram(
+    "alcove_node_save_seconds",
+    "Time of a successful save, up to when the snapshot is on the disk.",
+    buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60),
+)
 places_taken = Counter(
     "alcove_node_places_taken",
     "Places handed out: with a warm sandbox in it, prepared, or made on the spot.",
@@ -63,6 +75,11 @@ _memory_available = Gauge(
     "alcove_node_memory_available_bytes", "What the kernel says could still be used."
 )
 
+_snapshots = Gauge("alcove_node_snapshots_count", "Complete snapshots.")
+_snapshot_bytes = Gauge("alcove_node_snapshots_bytes", "Disk that they take.")
+
+for _save in SaveOutcome:
+    saves.labels(_save)
 for _outcome in Outcome:
     starts.labels(_outcome)
     warm_refills.labels(_outcome)
@@ -87,3 +104,8 @@ def follow(
     _warm.set_function(warm)
     _warm_target.set_function(warm_target)
     _memory_available.set_function(lambda: memory_available_mib() * 2**20)
+
+
+def follow_snapshots(count: Callable[[], int], size_bytes: Callable[[], int]) -> None:
+    _snapshots.set_function(count)
+    _snapshot_bytes.set_function(size_bytes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import alcove
+from alcove.node.origins import Startup
 
 SHIPPED = Path(alcove.__file__).parent / "images"
 
@@ -45,6 +46,12 @@ class Recipe:
     ready_command: str = ""
     """Tried every 2 s until it exits with 0; then the snapshot is taken."""
     env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def startup(self) -> Startup:
+        return Startup(
+            self.user, self.workdir, self.start_command, self.ready_command, dict(self.env)
+        )
 
     @property
     def provision(self) -> Path:

@@ -8,6 +8,7 @@ from alcove.node.drivers.driver import Image
 from alcove.node.events import Events
 from alcove.node.ground import Size
 from alcove.node.places import Places
+from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
 from alcove.wire.ids import BuildId
 from alcove.wire.node import ImageReport
@@ -18,14 +19,17 @@ _log = structlog.get_logger()
 PERIOD_S = 30.0
 
 
-async def step(supervisor: Supervisor, places: Places) -> None:
-    """Clear slots that nobody owns, forget sandboxes that stopped long ago.
+async def step(supervisor: Supervisor, places: Places, snapshots: Snapshots) -> None:
+    """Clear slots that nobody owns, remains of snapshots, sandboxes that stopped long ago.
 
     What a live sandbox needs is not looked after here: its own task is told by the kernel.
     """
     strays = await places.sweep()
     if strays:
         _log.warning("places.strays_found", count=strays)
+    remains = await snapshots.sweep()
+    if remains:
+        _log.info("snapshots.remains_removed", count=remains)
     supervisor.forget_old()
 
 

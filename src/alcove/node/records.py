@@ -9,14 +9,15 @@ Records of stopped sandboxes stay for a while, so that control learns why they s
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from alcove.node.origins import Origin
 from alcove.wire.ids import InvalidIdError, SandboxId, parse_sandbox_id
-from alcove.wire.node import SandboxReport, SandboxSpec
+from alcove.wire.node import SandboxReport, SandboxSpec, SnapshotSpec
 from alcove.wire.states import NodeSandboxState, StopReason
 
 KEPT_STOPPED = 1000
@@ -42,10 +43,26 @@ class Record:
     stop_reason: StopReason | None = None
     detail: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What the guest made its own at the start."""
+    saving: SnapshotSpec | None = None
+    """A snapshot that was begun, until all that was held back for it is undone."""
 
     @property
     def sandbox_id(self) -> SandboxId:
         return self.spec.sandbox_id
+
+    def stopped(self, now: float) -> "Record":
+        """What is kept for control to read once nothing runs: it needs no secrets."""
+        return replace(
+            self,
+            spec=replace(self.spec, access_token="", env_vars={}),
+            state=NodeSandboxState.STOPPED,
+            slot=None,
+            stopped_at=now,
+            saving=None,
+        )
 
     def report(self) -> SandboxReport:
         return SandboxReport(
@@ -59,6 +76,7 @@ class Record:
             stop_reason=self.stop_reason,
             detail=self.detail,
             timings_ms=dict(self.timings_ms),
+            changes=dict(self.changes),
         )
 
 
@@ -128,10 +146,12 @@ def _parse(text: str) -> Record:
     data: dict[str, Any] = json.loads(text)
     if data.pop("format") != _FORMAT:
         raise ValueError("a record of another version")
-    reason = data.pop("stop_reason")
+    reason, saving = data.pop("stop_reason"), data.pop("saving", None)
     return Record(
         spec=SandboxSpec.from_json(data.pop("spec")),
         state=NodeSandboxState(data.pop("state")),
         stop_reason=None if reason is None else StopReason(reason),
+        saving=None if saving is None else SnapshotSpec.from_json(saving),
+        origin=Origin.from_json(data.pop("origin")) if "origin" in data else Origin(),
         **data,
     )

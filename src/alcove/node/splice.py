@@ -4,7 +4,8 @@
                         └──end of input──▶ DONE (passed on as a half-close)
 
 Both DONE closes both sockets; an error on either, or cut(), resets both, so that what was cut is
-never taken for complete. A direction that waits for its sink does not read: memory is bounded by
+never taken for complete. part() resets the left one and half-closes the right one, whose owner
+closes it then. A direction that waits for its sink does not read: memory is bounded by
 one buffer per direction, and nothing is held while nothing waits.
 """
 
@@ -51,8 +52,33 @@ class Splice:
         if self._closed:
             return
         for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            _reset_at_close(end)
+        self._close()
+
+    def part(self) -> None:
+        """Reset the left one, and let the right one come to an orderly end."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        left, right = self._sockets
+        for end in self._sockets:
+            loop.remove_reader(end)
+            loop.remove_writer(end)
+        _reset_at_close(left)
+        left.close()
+        with contextlib.suppress(OSError):
+            right.shutdown(socket.SHUT_WR)
+        loop.add_reader(right, self._discard)
+
+    def _discard(self) -> None:
+        right = self._sockets[1]
+        try:
+            if right.recv_into(_buffer):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
         self._close()
 
     def direction_done(self) -> None:
@@ -63,10 +89,16 @@ class Splice:
         self._closed = True
         loop = asyncio.get_running_loop()
         for end in self._sockets:
-            loop.remove_reader(end)
-            loop.remove_writer(end)
-            end.close()
+            if end.fileno() >= 0:
+                loop.remove_reader(end)
+                loop.remove_writer(end)
+                end.close()
         self._ended()
+
+
+def _reset_at_close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
 
 
 class _Direction:

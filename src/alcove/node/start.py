@@ -1,4 +1,4 @@
-"""One start of a sandbox, step by step: a place, a restore, the guest's identity.
+"""One start of a sandbox, step by step: a place, a restore, the guest's identity (, a reboot).
 
 Each step has its share of one time limit, and its own name in the timings and in what is said when
 it fails. Nothing is cleaned up here: the life that asked for the start destroys what it left.
@@ -7,19 +7,28 @@ it fails. Nothing is cleaned up here: the life that asked for the start destroys
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from alcove.node import metrics
+from alcove.node import metrics, startup
 from alcove.node.cgroups import CgroupError
-from alcove.node.drivers.driver import Driver, DriverError, Image, Place, SnapshotDamagedError
-from alcove.node.errors import NodeError
+from alcove.node.drivers.driver import (
+    Driver,
+    DriverError,
+    Image,
+    Place,
+    SnapshotDamagedError,
+    SnapshotIncompatibleError,
+)
+from alcove.node.errors import DamagedError, IncompatibleError, NoCapacityError, NodeError
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.guest_commands import GuestCommands
+from alcove.node.origins import Origin
 from alcove.node.places import Places, Taken
 from alcove.node.run import CommandError
 from alcove.wire.node import SandboxSpec
@@ -29,12 +38,43 @@ _log = structlog.get_logger()
 _WARM_ANSWER_S = 3.0
 """A warm sandbox answers in milliseconds; one that takes so long is replaced by a plain restore."""
 
+_READY_S = 30.0
+"""So long a start command that runs again after a reboot is waited for."""
+
 Note = Callable[[Place | None], None]
 """Writes down which place a start has, before anything happens there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a sandbox is started from."""
+
+    image: Image
+    origin: Origin
+    held: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Keeps the files there as long as they are read."""
+    access_token: str = ""
+    """By which the guest in the snapshot knows the node; empty: it is nobody's yet."""
+    memory: bool = True
+    """False: of what it ran nothing is left, and the start command has to run."""
+
+
 class StepFailedError(Exception):
     """A step of a start failed; the message names the step and the cause."""
+
+    def refusal(self, *, of_snapshot: bool) -> NodeError | None:
+        """What control can act on: no room, or a snapshot that will not work next time either."""
+        match self.__cause__:
+            case NoCapacityError() as cause:
+                return cause
+            case _ if not of_snapshot:
+                return None
+            case SnapshotDamagedError():
+                return DamagedError(f"the snapshot is damaged: {self}")
+            case SnapshotIncompatibleError():
+                return IncompatibleError(f"the snapshot cannot be used here: {self}")
+            case _:
+                return None
 
 
 @dataclass(slots=True)
@@ -77,14 +117,16 @@ class Starter:
         self._process_limit = process_limit
         self._extra_ca_pem = extra_ca_pem
 
-    async def start(self, spec: SandboxSpec, image: Image, timings: Timings, note: Note) -> None:
-        """Start the sandbox. Raises StepFailedError."""
+    async def start(
+        self, spec: SandboxSpec, source: Source, timings: Timings, note: Note
+    ) -> dict[str, Any]:
+        """Start the sandbox; what its guest has made its own. Raises StepFailedError."""
         with self._places.foreground():
             with timings.step("queue"):
                 await self._turns.acquire()
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await self._steps(spec, image, timings, note)
+                    return await self._steps(spec, source, timings, note)
             except TimeoutError as error:
                 spent = ", ".join(f"{name} {ms:g} ms" for name, ms in timings.ms.items())
                 raise StepFailedError(
@@ -93,30 +135,59 @@ class Starter:
             finally:
                 self._turns.release()
 
-    async def _steps(self, spec: SandboxSpec, image: Image, timings: Timings, note: Note) -> None:
-        taken = await self._take(spec, image, timings, note)
+    async def _steps(
+        self, spec: SandboxSpec, source: Source, timings: Timings, note: Note
+    ) -> dict[str, Any]:
+        place, changes = await self._initialised(spec, source, timings, note)
+        if spec.reboot or not source.memory:
+            await self._reboot(spec, source, place, timings)
+        return changes
+
+    async def _initialised(
+        self, spec: SandboxSpec, source: Source, timings: Timings, note: Note
+    ) -> tuple[Place, dict[str, Any]]:
+        """A guest that has its identity: a warm one if there is one that answers, or restored."""
+        image = source.image
+        taken = await self._take(spec, image, timings, note, warm=True)
         if taken.restored:
             try:
-                await self._init(spec, taken.place, timings, _WARM_ANSWER_S)
+                changes = await self._init(spec, source, taken.place, timings, _WARM_ANSWER_S)
             except StepFailedError as error:
                 metrics.warm_let_down.inc()
                 self._let_go(taken.place, note, error)
                 taken = await self._take(spec, image, timings, note, warm=False)
             else:
-                return
+                return taken.place, changes
         place = await self._restored(taken, spec, image, timings, note)
-        await self._init(spec, place, timings, self._timeout_s)
+        return place, await self._init(spec, source, place, timings, self._timeout_s)
 
     async def _take(
-        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note, *, warm: bool = True
+        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note, *, warm: bool
     ) -> Taken:
+        size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         with timings.step("place"):
-            size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
             taken = await self._places.take(image, size, warm=warm)
             note(taken.place)
             if not spec.internet:
                 await self._ground.refuse_internet(taken.place)
-            return taken
+        return taken
+
+    async def _reboot(
+        self, spec: SandboxSpec, source: Source, place: Place, timings: Timings
+    ) -> None:
+        with timings.step("reboot"):
+            await GuestClient(self._driver, place, spec.access_token).reboot(self._timeout_s)
+        with timings.step("startup"):
+            commands = GuestCommands(self._driver, place, spec.access_token)
+            last = await startup.run(
+                commands,
+                source.origin.startup,
+                lambda line: _log.info("sandbox.startup", sandbox_id=spec.sandbox_id, line=line),
+                _READY_S,
+            )
+        if last is not None:
+            # Whoever owns the sandbox can look into it; without it, nobody can.
+            _log.warning("sandbox.not_ready", sandbox_id=spec.sandbox_id, output=last.output[-500:])
 
     async def _restored(
         self, taken: Taken, spec: SandboxSpec, image: Image, timings: Timings, note: Note
@@ -135,11 +206,16 @@ class Starter:
                 return taken.place
 
     async def _init(
-        self, spec: SandboxSpec, place: Place, timings: Timings, timeout_s: float
-    ) -> None:
+        self, spec: SandboxSpec, source: Source, place: Place, timings: Timings, timeout_s: float
+    ) -> dict[str, Any]:
         with timings.step("init"):
-            guest = GuestClient(self._driver, place, spec.access_token)
-            await guest.init(self._identity(spec), timeout_s)
+            known_as = source.access_token or spec.access_token
+            guest = GuestClient(self._driver, place, known_as)
+            identity = self._identity(spec)
+            if source.access_token:
+                # Programs run in it, and it may be restored more than once.
+                identity["reseed"] = True
+            return await guest.init(identity, timeout_s)
 
     def _let_go(self, place: Place, note: Note, error: StepFailedError) -> None:
         note(None)
@@ -156,6 +232,7 @@ class Starter:
             "hostname": spec.sandbox_id,
             "sandboxId": spec.sandbox_id,
             "templateId": spec.template_id,
+            "boots": spec.boots,
             "limits": {"nproc": self._process_limit},
         }
         if self._extra_ca_pem:

@@ -1,11 +1,13 @@
 """All sandboxes of this node: what may be asked of them, and who is found at a restart."""
 
+import functools
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from alcove.concurrency import spawn
+from alcove.concurrency import shielded, spawn
 from alcove.node.drivers.driver import Found, Image
 from alcove.node.errors import (
     EndedError,
@@ -19,11 +21,21 @@ from alcove.node.errors import (
 from alcove.node.ground import Size
 from alcove.node.life import Life, Surroundings
 from alcove.node.logs import SandboxLog
+from alcove.node.origins import Origin
 from alcove.node.places import NO_SLOT
 from alcove.node.records import KEPT_STOPPED, Record, surplus
+from alcove.node.snapshots import Snapshots
+from alcove.node.start import Source
 from alcove.node.states import Event
-from alcove.wire.ids import BuildId, SandboxId
-from alcove.wire.node import LogEntry, SandboxReport, SandboxSpec, SandboxUsage
+from alcove.wire.ids import BuildId, SandboxId, SnapshotId
+from alcove.wire.node import (
+    LogEntry,
+    SandboxReport,
+    SandboxSpec,
+    SandboxUsage,
+    SnapshotReport,
+    SnapshotSpec,
+)
 from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
 
@@ -33,35 +45,51 @@ _SLACK = 100
 """Records beyond the kept ones that may pile up before they are sorted and dropped."""
 
 
-class Supervisor:
-    """Starts, stops and finds sandboxes. Every call may be repeated."""
+class Builds(Protocol):
+    """What sandboxes are started from (images.py)."""
 
-    def __init__(self, around: Surroundings, image_of: Callable[[BuildId], Image | None]) -> None:
+    def get(self, build_id: BuildId) -> Image | None: ...
+
+    def origin(self, build_id: BuildId) -> Origin: ...
+
+    def paths(self, origin: Origin) -> tuple[Path, Path]: ...
+
+
+class Supervisor:
+    """Starts, saves, stops and finds sandboxes. Every call may be repeated."""
+
+    def __init__(self, around: Surroundings, builds: Builds, snapshots: Snapshots) -> None:
         self._around = around
-        self._image_of = image_of
+        self._builds = builds
+        self._snapshots = snapshots
         self._lives: dict[SandboxId, Life] = {}
         self._ended: dict[SandboxId, Record] = {}
 
     async def start(self, spec: SandboxSpec) -> SandboxReport:
         """Start a sandbox, or say again how it is if this very life of it was started before.
 
-        It goes on when the caller is cancelled. Raises OldGenerationError, EndedError,
-        ImageNotReadyError, NoCapacityError, StartFailedError.
+        What runs of an older life is stopped, but not before it is known that the snapshot is
+        whole. It goes on when the caller is cancelled. Raises OldGenerationError, EndedError,
+        ImageNotReadyError, NotHereError, IncompatibleError, DamagedError, NoCapacityError,
+        StartFailedError.
         """
         life = self._lives.get(spec.sandbox_id)
-        if life is not None and life.record.spec.generation < spec.generation:
-            # Control knows better: what still runs here under that name is of the past.
-            await self.stop(spec.sandbox_id, StopReason.KILLED)
-            life = self._lives.get(spec.sandbox_id)
-        if life is None:
-            self._refuse_the_past(spec, self._ended.get(spec.sandbox_id))
-            life = self._begin(spec)
+        if life is None or life.record.spec.generation < spec.generation:
+            life = await self._replace(spec)
         else:
             self._refuse_the_past(spec, life.record)
         record = await life.settled()
-        if record.state is State.RUNNING:
+        if record.state is not State.STOPPED:
             return record.report()
-        raise life.no_capacity or _why_not_running(record)
+        raise life.refused or _why_not_running(record)
+
+    async def save(self, wanted: SnapshotSpec) -> SnapshotReport:
+        """Take a snapshot of a running sandbox, or say again how the one of this id is.
+
+        It goes on when the caller is cancelled. Raises InvalidRequestError, NotHereError,
+        OldGenerationError, EndedError, BusyError, SaveFailedError, GuestUnresponsiveError.
+        """
+        return await shielded(self._save(wanted), name=f"save of {wanted.sandbox_id}")
 
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         """Return once nothing of the sandbox runs; no harm if nothing does."""
@@ -79,19 +107,21 @@ class Supervisor:
 
     def report(self, sandbox_id: SandboxId) -> SandboxReport:
         life = self._lives.get(sandbox_id)
-        record = self._ended.get(sandbox_id) if life is None else life.record
-        if record is None:
+        if life is not None:
+            return life.report()
+        if sandbox_id not in self._ended:
             raise _not_here(sandbox_id)
-        return record.report()
+        return self._ended[sandbox_id].report()
 
     def reports(self) -> list[SandboxReport]:
-        records = [*self._ended.values(), *(life.record for life in self._lives.values())]
-        return [record.report() for record in records]
+        ended = [record.report() for record in self._ended.values()]
+        return [*ended, *(life.report() for life in self._lives.values())]
 
     def running(self, sandbox_id: SandboxId) -> Life | None:
-        """The sandbox if it may have traffic."""
+        """The sandbox if it may have traffic, be it after a save that is under way."""
         life = self._lives.get(sandbox_id)
-        return life if life is not None and life.state is State.RUNNING else None
+        running = life is not None and life.state in {State.RUNNING, State.SAVING}
+        return life if running else None
 
     def usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         life = self._lives.get(sandbox_id)
@@ -121,6 +151,10 @@ class Supervisor:
         """Builds that live sandboxes were started from."""
         return {life.record.spec.build_id for life in self._lives.values()}
 
+    def origins(self) -> list[Origin]:
+        """What live sandboxes and the snapshots here stand on."""
+        return [*(life.record.origin for life in self._lives.values()), *self._snapshots.origins()]
+
     async def adopt(self) -> None:
         """Take over what a former process left; once, before anything is asked.
 
@@ -137,7 +171,9 @@ class Supervisor:
                 )
             life = Life(self._around, record)
             life.post(Event.RESTARTED, StopReason.START_FAILED, "the node restarted meanwhile")
-            if record.state is State.RUNNING and not await self._survived(life):
+            if self._was_paused(record):
+                life.post(Event.STOP, StopReason.PAUSED)
+            elif record.state in {State.RUNNING, State.SAVING} and not await self._survived(life):
                 life.post(Event.LOST, StopReason.NODE_LOST, "it was gone when the node came back")
             self._run(life)
             _log.info("sandbox.adopted", sandbox_id=record.sandbox_id, state=record.state)
@@ -154,27 +190,106 @@ class Supervisor:
         for life in self._lives.values():
             life.leave()
 
-    def _begin(self, spec: SandboxSpec) -> Life:
-        image = self._image_of(spec.build_id)
+    async def _replace(self, spec: SandboxSpec) -> Life:
+        """Start this life of a sandbox instead of what there is of it."""
+        self._refuse_the_past(spec, self._ended.get(spec.sandbox_id))
+        if not spec.snapshot_id:
+            return await self._make_way(spec, self._source_of_build(spec))
+        with self._snapshots.reading(SnapshotId(spec.snapshot_id)):
+            return await self._make_way(spec, await self._source_of_snapshot(spec))
+
+    async def _make_way(self, spec: SandboxSpec, source: Source) -> Life:
+        while True:
+            life = self._lives.get(spec.sandbox_id)
+            if life is None:
+                self._refuse_the_past(spec, self._ended.get(spec.sandbox_id))
+                return self._begin(spec, source)
+            if life.record.spec.generation >= spec.generation:
+                self._refuse_the_past(spec, life.record)
+                return life
+            # Control knows better: what still runs here under that name is of the past.
+            await self.stop(spec.sandbox_id, StopReason.KILLED)
+
+    def _source_of_build(self, spec: SandboxSpec) -> Source:
+        image = self._builds.get(spec.build_id)
         if image is None or image.snapshot is None:
             raise ImageNotReadyError(
                 f"build {spec.build_id} of template {spec.template_id} is not ready on this node"
             )
+        return Source(image, self._builds.origin(spec.build_id))
+
+    async def _source_of_snapshot(self, spec: SandboxSpec) -> Source:
+        snapshot_id = SnapshotId(spec.snapshot_id)
+        record = await self._snapshots.check(snapshot_id)
+        rootfs, agent = self._builds.paths(record.origin)
+        image = Image(
+            build_id=record.report.build_id,
+            rootfs=rootfs,
+            agent=agent,
+            snapshot=self._snapshots.data(snapshot_id),
+            vcpu_count=spec.vcpu_count,
+            memory_mib=spec.memory_mib,
+        )
+        return Source(
+            image,
+            record.origin,
+            functools.partial(self._snapshots.reading, snapshot_id),
+            record.access_token,
+            record.report.memory,
+        )
+
+    async def _save(self, wanted: SnapshotSpec) -> SnapshotReport:
+        report = self._snapshots.repeated(wanted)
+        if report is None:
+            report = await (await self._to_save(wanted)).save(wanted)
+        if wanted.stop:
+            await self._end_paused(wanted)
+        return report
+
+    async def _to_save(self, wanted: SnapshotSpec) -> Life:
+        life = self._lives.get(wanted.sandbox_id)
+        record = self._ended.get(wanted.sandbox_id) if life is None else life.record
+        if record is None or record.spec.generation < wanted.generation:
+            raise _not_here(wanted.sandbox_id)
+        if record.spec.generation > wanted.generation:
+            raise _old_generation(record, wanted.generation)
+        if life is None:
+            raise _ended(record)
+        await life.settled()
+        return life
+
+    async def _end_paused(self, wanted: SnapshotSpec) -> None:
+        """See the life that was saved end. Raises EndedError if something else ended it first."""
+        life = self._lives.get(wanted.sandbox_id)
+        if life is None or life.record.spec.generation != wanted.generation:
+            return
+        life.post(Event.STOP, StopReason.PAUSED)
+        record = await life.stopped()
+        if record.stop_reason is not StopReason.PAUSED:
+            raise _ended(record)
+
+    def _begin(self, spec: SandboxSpec, source: Source) -> Life:
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
-        if not self._around.places.has_slot(image, size):
+        if not self._around.places.has_slot(source.image, size):
             raise NoCapacityError(NO_SLOT)
         if not self._around.places.has_memory():
             raise NoCapacityError(
                 "this node is short of memory: stop sandboxes, or use a larger machine"
             )
         driver = self._around.driver
-        record = Record(spec, State.STARTING, driver.name, driver.isolation, time.time())
-        self._around.records.remove(spec.sandbox_id)
+        record = Record(
+            spec,
+            State.STARTING,
+            driver.name,
+            driver.isolation,
+            time.time(),
+            origin=source.origin,
+        )
         self._around.records.write(record)
         self._ended.pop(spec.sandbox_id, None)
         life = Life(self._around, record)
         self._run(life)
-        life.begin(image)
+        life.begin(source)
         return life
 
     def _run(self, life: Life) -> None:
@@ -189,6 +304,13 @@ class Supervisor:
         if len(self._ended) > KEPT_STOPPED + _SLACK:
             self.forget_old()
 
+    def _was_paused(self, record: Record) -> bool:
+        """Whether all that is left to do of a pause is to stop the sandbox."""
+        saving = record.saving
+        if saving is None or not saving.stop or record.state is not State.SAVING:
+            return False
+        return self._snapshots.repeated(saving) is not None
+
     async def _survived(self, life: Life) -> bool:
         if life.place is None:
             return False
@@ -198,10 +320,7 @@ class Supervisor:
         if known is None or known.spec.generation < spec.generation:
             return
         if known.spec.generation > spec.generation:
-            raise OldGenerationError(
-                f"generation {known.spec.generation} of {spec.sandbox_id} is known here, "
-                f"{spec.generation} was asked for"
-            )
+            raise _old_generation(known, spec.generation)
         if known.state is State.STOPPED:
             raise _why_not_running(known)
 
@@ -209,9 +328,20 @@ class Supervisor:
 def _why_not_running(record: Record) -> StartFailedError | EndedError:
     if record.stop_reason is StopReason.START_FAILED:
         return StartFailedError(f"the sandbox did not start: {record.detail}")
+    return _ended(record)
+
+
+def _ended(record: Record) -> EndedError:
     return EndedError(
         f"generation {record.spec.generation} of {record.sandbox_id} has ended "
         f"({record.stop_reason}): start a newer one"
+    )
+
+
+def _old_generation(known: Record, asked_for: int) -> OldGenerationError:
+    return OldGenerationError(
+        f"generation {known.spec.generation} of {known.sandbox_id} is known here, "
+        f"{asked_for} was asked for"
     )
 
 

@@ -31,11 +31,15 @@ from alcove.node.drivers.driver import (
     SnapshotDamagedError,
 )
 from alcove.node.drivers.instance import Instance, Phase
+from alcove.wire.connect import EnvelopeDecoder, encode_envelope
 from alcove.wire.hosts import GUEST_PORT
+from alcove.wire.process import START
 
 ECHO_PORT = 7
-_VERSION = "1"
+VERSION = "1"
 _STATE = "guest.json"
+_STILL = "still"
+"""Exists while the instance stands still."""
 _OUTCOME = "outcome"
 _MAX_BODY_BYTES = 1 << 20
 
@@ -67,7 +71,7 @@ class FakeDriver:
     async def restore(self, place: Place, image: Image) -> None:
         if image.snapshot is None:
             raise DriverError(f"image {image.build_id} has no snapshot; build the template")
-        if not manifest.check(image.snapshot, self.name, _VERSION):
+        if not manifest.check(image.snapshot, self.name, VERSION):
             manifest.check_contents(image.snapshot)
         try:
             state = json.loads((image.snapshot / _STATE).read_text())
@@ -76,20 +80,22 @@ class FakeDriver:
         await self._start(place, image, state)
 
     async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
-        del stop  # a guest that nobody talks to does nothing
         if _phase(place) is not Phase.RUNNING:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
         with manifest.new_directory(into) as directory:
             shutil.copyfile(place.directory / _STATE, directory / _STATE)
-            manifest.write(directory, self.name, _VERSION)
+            manifest.write(directory, self.name, VERSION)
+            if stop:
+                (place.directory / _STILL).touch()
 
     async def go_on(self, place: Place) -> None:
         if _phase(place) is not Phase.RUNNING:
             raise NotRunningError(f"{place.name}: nothing runs here that could go on")
+        (place.directory / _STILL).unlink(missing_ok=True)
 
     async def stop(self, place: Place) -> None:
         instance.forget(place.directory)
-        for name in (_STATE, _OUTCOME):
+        for name in (_STATE, _STILL, _OUTCOME):
             (place.directory / name).unlink(missing_ok=True)
         self._end(place)
 
@@ -114,6 +120,8 @@ class FakeDriver:
         del timeout_s  # nothing can take time
         if _phase(place) is not Phase.RUNNING:
             raise NotRunningError(f"{place.name}: no sandbox runs here")
+        if (place.directory / _STILL).exists():
+            raise DriverError(f"{place.name}: port {port} does not answer")
         if port not in {GUEST_PORT, ECHO_PORT}:
             raise PortClosedError(f"{place.name}: nothing listens on port {port}")
         ours, theirs = socket.socketpair()
@@ -178,7 +186,7 @@ class FakeDriver:
 
     def _answer(
         self, place: Place, head: h11.Request, body: bytes
-    ) -> tuple[int, dict[str, Any] | None]:
+    ) -> tuple[int, dict[str, Any] | bytes | None]:
         path = head.target.partition(b"?")[0].decode()
         if path == "/health":
             return 204, None
@@ -196,7 +204,10 @@ class FakeDriver:
             case "/memory/relieve":
                 return 200, {}
             case "/reboot":
-                return 200, {"ended": 0}
+                _save(place, state | {"started": []})
+                return 200, {"ended": len(state.get("started", []))}
+            case START.path:
+                return self._begin(place, state, body)
             case "/exit":
                 self._exit(place, f"exit {int(body or b'0')}")
                 return 204, None
@@ -212,8 +223,19 @@ class FakeDriver:
             return 401, {"code": 401, "message": "access token does not match"}
         state["token"] = token or state["token"]
         state["env"] |= wanted.get("envVars") or {}
-        _save(place, state)
-        return 200, {"changes": {"token": token is not None}}
+        identity = {name: wanted.get(name) for name in ("hostname", "boots")}
+        changes = {name: state.get(name) != value for name, value in identity.items()}
+        _save(place, state | identity)
+        return 200, {"changes": changes | {"token": token is not None}}
+
+    def _begin(self, place: Place, state: dict[str, Any], body: bytes) -> tuple[int, bytes]:
+        (envelope,) = EnvelopeDecoder(_MAX_BODY_BYTES).feed(body)
+        command = json.loads(envelope.payload)["process"]["args"][-1]
+        _save(place, state | {"started": [*state.get("started", []), command]})
+        events = ({"start": {"pid": 1}}, {"end": {"exitCode": 0}})
+        return 200, b"".join(
+            encode_envelope(json.dumps({"event": event}).encode()) for event in events
+        )
 
 
 async def _request(
@@ -237,8 +259,16 @@ async def _request(
             return None
 
 
-def _response(connection: h11.Connection, status: int, answer: dict[str, Any] | None) -> bytes:
-    body = b"" if answer is None else json.dumps(answer).encode()
+def _response(
+    connection: h11.Connection, status: int, answer: dict[str, Any] | bytes | None
+) -> bytes:
+    match answer:
+        case None:
+            body = b""
+        case bytes():
+            body = answer
+        case _:
+            body = json.dumps(answer).encode()
     headers = [] if status == 204 else [("content-length", str(len(body)))]
     events = [
         h11.Response(status_code=status, headers=headers),

@@ -49,7 +49,7 @@ def new_directory(into: Path) -> Iterator[Path]:
         if into.exists():
             into.rename(making.with_name(prefix + secrets.token_hex(4)))
         making.rename(into)
-        _sync_directory(into.parent)
+        sync_directory(into.parent)
     finally:
         for remains in into.parent.glob(f"{prefix}*"):
             shutil.rmtree(remains, ignore_errors=True)
@@ -137,7 +137,7 @@ def _digest(file: Path, *, sync: bool) -> str:
     return digest.hexdigest()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,0 +1,31 @@
+"""What a sandbox stands on; kept with it and with its snapshots, so that it outlives the build."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """What a template runs before anybody uses it, again after a reboot."""
+
+    user: str = "root"
+    workdir: str = "/"
+    start_command: str = ""
+    ready_command: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The read-only parts of a sandbox, by their names on this node."""
+
+    rootfs: str = ""
+    """Digest of the root file system."""
+    agent: str = ""
+    """Key of the guest bundle."""
+    agent_version: str = ""
+    startup: Startup = field(default_factory=Startup)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**data | {"startup": Startup(**data["startup"])})

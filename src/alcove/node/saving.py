@@ -1,0 +1,150 @@
+"""One snapshot of a running sandbox, step by step; what goes wrong leaves no file behind.
+
+    room on the disk ─▶ healthy? egress refused ─▶ tunnels parted ─▶ (reboot) ─▶ driver ─▶ record
+
+What is held back on the way stays held back: the life that asked undoes it, as after a crash.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from alcove.node import metrics
+from alcove.node.drivers.driver import Driver, DriverError, Place
+from alcove.node.errors import EndedError, GuestUnresponsiveError, NodeError, SaveFailedError
+from alcove.node.ground import Ground
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.records import Record
+from alcove.node.snapshots import SnapshotRecord, Snapshots
+from alcove.node.start import StepFailedError, Timings
+from alcove.node.tunnels import Tunnels
+from alcove.wire.node import SnapshotReport, SnapshotSpec
+
+_log = structlog.get_logger()
+
+_HEALTHY_S = 1.0
+_REBOOT_S = 15.0
+_PARTING_S = 0.02
+"""So long a program inside may take to close a connection that its client has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saver:
+    """Takes snapshots. One of a sandbox at a time is its life's to see to."""
+
+    driver: Driver
+    ground: Ground
+    snapshots: Snapshots
+
+    async def save(
+        self, wanted: SnapshotSpec, record: Record, place: Place, tunnels: Tunnels
+    ) -> SnapshotReport:
+        """Raises SaveFailedError, GuestUnresponsiveError, BusyError."""
+        began = time.perf_counter()
+        timings = Timings()
+        used = self.ground.usage(place)
+        with self.snapshots.making(wanted.snapshot_id, used.memory + used.disk) as into:
+            try:
+                responsive = await self._still(wanted, record, place, tunnels, timings)
+                with timings.step("save"):
+                    await self.driver.snapshot(place, into, stop=wanted.stop)
+                # The record cannot hold the time that writing it takes.
+                timings.ms["total"] = round((time.perf_counter() - began) * 1000, 3)
+                with timings.step("record"):
+                    report = await self.snapshots.keep(
+                        self._record(wanted, record, timings, responsive)
+                    )
+            except StepFailedError as error:
+                raise SaveFailedError(
+                    f"the snapshot could not be taken, and the sandbox runs on: {error}"
+                ) from error
+        metrics.save_seconds.observe(time.perf_counter() - began)
+        _log.info(
+            "sandbox.saved",
+            sandbox_id=record.sandbox_id,
+            snapshot_id=wanted.snapshot_id,
+            size_bytes=report.size_bytes,
+            stop=wanted.stop,
+            **timings.ms,
+        )
+        return report
+
+    async def _still(
+        self,
+        wanted: SnapshotSpec,
+        record: Record,
+        place: Place,
+        tunnels: Tunnels,
+        timings: Timings,
+    ) -> bool:
+        """Bring the sandbox to where it can be saved; whether its agent answers."""
+        guest = GuestClient(self.driver, place, record.spec.access_token)
+        with timings.step("health"):
+            # Refusing takes a process of its own; the guest is asked meanwhile.
+            async with asyncio.TaskGroup() as tasks:
+                asked = tasks.create_task(_responsive(guest))
+                tasks.create_task(self.ground.refuse_internet(place))
+        if not asked.result() and (wanted.require_healthy or not wanted.memory):
+            raise GuestUnresponsiveError(
+                f"the agent inside {record.sandbox_id} does not answer: nothing was saved and the "
+                "sandbox runs on; try again, or save it without asking for a healthy guest"
+            )
+        with timings.step("tunnels"):
+            await tunnels.drain(_PARTING_S)
+        if not wanted.memory:
+            with timings.step("reboot"):
+                await guest.reboot(_REBOOT_S)
+        return asked.result()
+
+    def _record(
+        self, wanted: SnapshotSpec, record: Record, timings: Timings, responsive: bool
+    ) -> SnapshotRecord:
+        spec = record.spec
+        report = SnapshotReport(
+            snapshot_id=wanted.snapshot_id,
+            sandbox_id=spec.sandbox_id,
+            generation=spec.generation,
+            template_id=spec.template_id,
+            build_id=spec.build_id,
+            memory=wanted.memory,
+            vcpu_count=spec.vcpu_count,
+            memory_mib=spec.memory_mib,
+            disk_mib=spec.disk_mib,
+            driver=self.snapshots.driver_text,
+            agent_version=record.origin.agent_version,
+            size_bytes=0,
+            created_at=time.time(),
+            unresponsive=not responsive,
+            timings_ms=dict(timings.ms),
+        )
+        return SnapshotRecord(report, record.origin, spec.access_token, wanted.stop)
+
+
+@dataclass(slots=True)
+class PendingSave:
+    """A snapshot that somebody waits for."""
+
+    wanted: SnapshotSpec
+    answer: asyncio.Future[SnapshotReport]
+    report: SnapshotReport | None = None
+    error: NodeError | None = None
+
+    def tell(self) -> None:
+        if self.answer.done():
+            return
+        if self.report is not None:
+            self.answer.set_result(self.report)
+        else:
+            self.answer.set_exception(
+                self.error or EndedError("the sandbox was stopped before its snapshot was taken")
+            )
+
+
+async def _responsive(guest: GuestClient) -> bool:
+    try:
+        await guest.healthy(_HEALTHY_S)
+    except (GuestError, DriverError):
+        return False
+    return True
