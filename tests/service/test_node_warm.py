@@ -113,7 +113,7 @@ class Scene:
         return life.place
 
     async def tier(self, tier: IdleTier, sandbox_id: str = "i1") -> SandboxReport:
-        while (report := await self.report(sandbox_id)).tier is not tier:
+        while (report := await self.report(sandbox_id)).tier is not tier:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return report
 

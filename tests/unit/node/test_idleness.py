@@ -88,9 +88,11 @@ class Scene:
     def tier(self) -> IdleTier:
         return self.idleness.rest.tier
 
+    def hear(self, seconds: float) -> None:
+        self.told.append(seconds)
+
     async def until(self, tier: IdleTier) -> None:
-        while self.tier is not tier:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+        await until(lambda: self.tier is tier)
 
 
 @contextlib.asynccontextmanager
@@ -106,7 +108,7 @@ async def scene(
         place,
         Policy(quiet_s, freeze_s, idle_s),
         activity,
-        tell=lambda seconds: made[0].told.append(seconds),
+        tell=lambda seconds: made[0].hear(seconds),
         is_busy=lambda: made[0].busy,
     )
     made.append(Scene(driver, ground, guest, idleness, activity))
@@ -114,6 +116,11 @@ async def scene(
         running = tasks.create_task(idleness.run())
         yield made[0]
         running.cancel()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
 
 
 def play(act: Callable[[], Awaitable[None]]) -> None:
@@ -183,8 +190,7 @@ def test_what_cannot_be_frozen_stays_quiet():
         async with scene(freeze_s=0.1) as s:
             s.driver.errors = [DriverError("does not freeze")]
             await s.until(IdleTier.QUIET)
-            while "cannot be frozen" not in s.idleness.rest.reason:
-                await asyncio.sleep(0.01)
+            await until(lambda: "cannot be frozen" in s.idleness.rest.reason)
             assert s.tier is IdleTier.QUIET
 
     play(act)
@@ -193,8 +199,7 @@ def test_what_cannot_be_frozen_stays_quiet():
 def test_idleness_is_told_once_per_time_that_passes():
     async def act() -> None:
         async with scene(idle_s=0.2) as s:
-            while len(s.told) < 2:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(s.told) == 2)
             first, second = s.told
             assert 0.2 <= first < 0.4
             assert second >= first + 0.2
@@ -205,8 +210,7 @@ def test_idleness_is_told_once_per_time_that_passes():
 def test_a_frozen_sandbox_is_told_of_without_being_asked():
     async def act() -> None:
         async with scene(freeze_s=0.1, idle_s=0.3) as s:
-            while not s.told:
-                await asyncio.sleep(0.01)
+            await until(lambda: bool(s.told))
             assert s.tier is IdleTier.FROZEN
             assert s.guest.asked == 1
 
@@ -216,8 +220,7 @@ def test_a_frozen_sandbox_is_told_of_without_being_asked():
 async def _told_within(s: Scene, seconds: float) -> bool:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not s.told:
-                await asyncio.sleep(0.01)
+            await until(lambda: bool(s.told))
     return bool(s.told)
 
 
