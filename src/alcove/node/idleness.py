@@ -10,6 +10,7 @@ told once, and again each time that time has passed without anything being done 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ class Idleness:
             since = max(self._activity.last, told_at)
             silence_s = self._time() - since
             if silence_s < limit_s / 2:
-                await asyncio.sleep(limit_s / 2 - silence_s)
+                await self._sleep(limit_s / 2 - silence_s)
                 self._activity.begin_window()
             elif silence_s < limit_s:
                 window_s = max(_SHORTEST_WINDOW_S, limit_s / 4)
@@ -179,6 +180,16 @@ class Idleness:
                         # What is frozen does nothing of its own accord.
                         self._moving.clear()
                         await self._moving.wait()
+
+    async def _sleep(self, rest_s: float) -> None:
+        """When it stands still, it is traffic that ends the sleep: the shorter limit is back."""
+        if not self._freeze_now.is_set():
+            await asyncio.sleep(rest_s)
+            return
+        self._moving.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(rest_s):
+                await self._moving.wait()
 
     def _next_limit_s(self) -> float:
         """What comes next: to be frozen, or to be told of."""

@@ -88,9 +88,6 @@ class Scene:
     def tier(self) -> IdleTier:
         return self.idleness.rest.tier
 
-    def hear(self, seconds: float) -> None:
-        self.told.append(seconds)
-
     async def until(self, tier: IdleTier) -> None:
         await until(lambda: self.tier is tier)
 
@@ -102,16 +99,17 @@ async def scene(
     driver, ground, guest = RestingDriver(), CountingGround(), Guest(dead=dead)
     place = ground.place(1)
     made: list[Scene] = []
+    told: list[float] = []
     activity = Activity(ground, place, guest, lambda: made[0].tunnels)  # type: ignore[arg-type]
     idleness = Idleness(
         driver,
         place,
         Policy(quiet_s, freeze_s, idle_s),
         activity,
-        tell=lambda seconds: made[0].hear(seconds),
+        tell=told.append,
         is_busy=lambda: made[0].busy,
     )
-    made.append(Scene(driver, ground, guest, idleness, activity))
+    made.append(Scene(driver, ground, guest, idleness, activity, told=told))
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(idleness.run())
         yield made[0]
@@ -203,6 +201,17 @@ def test_idleness_is_told_once_per_time_that_passes():
             first, second = s.told
             assert 0.2 <= first < 0.4
             assert second >= first + 0.2
+
+    play(act)
+
+
+def test_it_freezes_again_after_traffic_long_before_it_counts_as_idle():
+    async def act() -> None:
+        async with scene(freeze_s=0.1, idle_s=60) as s:
+            await s.until(IdleTier.FROZEN)
+            s.idleness.touch()
+            await s.until(IdleTier.FROZEN)
+            assert s.told == []
 
     play(act)
 
