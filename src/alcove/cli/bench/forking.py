@@ -76,6 +76,7 @@ def rollback(bench: Workbench, rounds: int) -> list[Series]:
     sandbox = bench.sandbox()
     keeper = witness.keep(sandbox, KEPT_BYTES)
     for _ in range(rounds):
+        taken = ""
         with milliseconds(checkpoint):
             taken = bench.checkpoint(sandbox.sandbox_id)
         expect("set", witness.ask(sandbox, "set/other"), "other")

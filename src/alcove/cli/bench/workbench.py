@@ -75,7 +75,7 @@ class Workbench:
         """Take a checkpoint, which goes when the run ends; returns its id."""
         self._checkpoints += 1
         name = {"name": f"{CHECKPOINTS}:{self._checkpoints}"}
-        made: str = self.post(f"/v1/sandboxes/{sandbox_id}/checkpoints", name)["snapshotID"]
+        made: str = self.post(f"/v1/sandboxes/{sandbox_id}/checkpoints", name)["checkpointID"]
         return made
 
     def node_metrics(self) -> dict[str, float]:
