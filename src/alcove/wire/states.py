@@ -56,6 +56,8 @@ class StopReason(StrEnum):
     IDLE = "idle"
     PAUSED = "paused"
     """Its state was saved; only a node says this, and it is no end."""
+    RETENTION = "retention"
+    """It was paused for longer than paused sandboxes are kept."""
     EXITED = "exited"
     OUT_OF_MEMORY = "out_of_memory"
     START_FAILED = "start_failed"
