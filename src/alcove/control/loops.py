@@ -10,6 +10,7 @@ from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.sandboxes.retention import Retention
 from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.teams.service import Teams
 from alcove.control.templates.reconcile import TemplateReconciler
@@ -38,6 +39,7 @@ class Loops:
         sandboxes: SandboxReconciler,
         snapshots: SnapshotReconciler,
         snapshots_changed: asyncio.Event,
+        retention: Retention,
         sampler: Sampler,
         deadlines_changed: asyncio.Event,
     ) -> None:
@@ -51,6 +53,7 @@ class Loops:
         self._sandboxes = sandboxes
         self._snapshots = snapshots
         self._snapshots_changed = snapshots_changed
+        self._retention = retention
         self._sampler = sampler
         self._deadlines_changed = deadlines_changed
         self._look_at_sandboxes = asyncio.Event()
@@ -72,6 +75,7 @@ class Loops:
                 every(_RECONCILE_S, self._snapshots.step, wake=self._snapshots_changed),
                 name="snapshots",
             ),
+            spawn(every(_PURGE_S, self._retention.step), name="retention"),
             spawn(every(_STRANGERS_S, self._snapshots.look_for_strangers), name="strangers"),
             spawn(self._expire(), name="expiry"),
             spawn(every(_SAMPLE_S, self._sampler.step), name="metrics"),

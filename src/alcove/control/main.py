@@ -13,14 +13,13 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from alcove import telemetry
 from alcove._version import __version__
-from alcove.control import later, metrics
-from alcove.control.api import Error, errors, json_response
+from alcove.control import later, probes
+from alcove.control.api import json_response
 from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
 from alcove.control.clock import DAY_US, now_us
 from alcove.control.db import Database, DatabaseUnusableError, prepare
@@ -30,6 +29,7 @@ from alcove.control.loops import Loops
 from alcove.control.nodes.client import HttpNode, NodeClient
 from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import (
+    activity_routes,
     fork_routes,
     internal_routes,
     lineage,
@@ -37,7 +37,6 @@ from alcove.control.sandboxes import (
     v1_routes,
 )
 from alcove.control.sandboxes import routes as sandbox_routes
-from alcove.control.sandboxes import store as sandbox_store
 from alcove.control.sandboxes.checkpoints import Checkpoints
 from alcove.control.sandboxes.context import Context, no_checkpoint
 from alcove.control.sandboxes.forks import Forks
@@ -47,15 +46,16 @@ from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.plan import Limits
 from alcove.control.sandboxes.reconcile import SandboxReconciler
+from alcove.control.sandboxes.resets import Resets
 from alcove.control.sandboxes.resumes import Resumes
+from alcove.control.sandboxes.retention import Retention
 from alcove.control.sandboxes.rollbacks import Rollbacks
 from alcove.control.sandboxes.service import Sandboxes
-from alcove.control.sandboxes.states import State
 from alcove.control.settings import Settings
 from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams import routes as team_routes
-from alcove.control.teams.auth import Cluster, cluster_key
+from alcove.control.teams.auth import cluster_key
 from alcove.control.teams.service import Teams
 from alcove.control.templates import routes as template_routes
 from alcove.control.templates.reconcile import TemplateReconciler
@@ -86,12 +86,15 @@ class Parts:
     resumes: Resumes
     forks: Forks
     rollbacks: Rollbacks
+    resets: Resets
+    retention: Retention
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
     template_reconciler: TemplateReconciler
     snapshot_reconciler: SnapshotReconciler
     sampler: Sampler
     cluster_token: str
+    clock: Callable[[], int]
 
     def loops(self) -> Loops:
         return Loops(
@@ -101,6 +104,7 @@ class Parts:
             sandboxes=self.sandbox_reconciler,
             snapshots=self.snapshot_reconciler,
             snapshots_changed=self.snapshots.changed,
+            retention=self.retention,
             sampler=self.sampler,
             deadlines_changed=self.sandboxes.outcomes.deadlines_changed,
         )
@@ -156,6 +160,8 @@ def _assemble(
         checkpoints=Checkpoints(context),
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         rollbacks=Rollbacks(context, sandboxes),
+        resets=Resets(context, pauses, resumes),
+        retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=SandboxReconciler(
             db,
@@ -170,6 +176,16 @@ def _assemble(
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
+        clock=clock,
+    )
+
+
+def _retention(settings: Settings, context: Context, sandboxes: Sandboxes) -> Retention:
+    return Retention(
+        context,
+        sandboxes,
+        paused_days=settings.paused_days,
+        unnamed_days=settings.unnamed_snapshot_days,
     )
 
 
@@ -227,6 +243,7 @@ def _lifespan(
 
 def _add_routes(app: FastAPI) -> None:
     app.include_router(observe_routes.router)
+    app.include_router(activity_routes.router)
     app.include_router(sandbox_routes.router)
     app.include_router(fork_routes.router)
     app.include_router(v1_routes.router)
@@ -234,49 +251,9 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(team_routes.router)
     app.include_router(event_routes.router)
     app.include_router(internal_routes.router)
-    _add_probes(app)
+    probes.add_routes(app)
     later.add_routes(app)
     app.include_router(fork_routes.deletion)
-
-
-def _add_probes(app: FastAPI) -> None:
-    @app.get("/health", tags=["health"], response_class=PlainTextResponse)
-    async def health() -> Response:
-        """The process answers."""
-        return PlainTextResponse("Health check successful")
-
-    @app.get(
-        "/ready",
-        tags=["health"],
-        response_class=Response,
-        responses={503: {"model": Error, "description": "Not ready; the message says why"}},
-    )
-    async def ready(request: Request) -> Response:
-        """Sandboxes can be made: the database and a node answer."""
-        problems = list(request.app.state.nodes.problems())
-        try:
-            await request.app.state.db.ping()
-        except Exception as error:
-            _log.warning("database.unreachable", why=str(error))
-            problems.append("the database does not answer; see `alcove logs control`")
-        if problems:
-            return json_response(Problem(503, "; ".join(problems)).body(), 503)
-        return json_response({"ready": True})
-
-    @app.get(
-        "/metrics",
-        tags=["internal"],
-        dependencies=[Cluster],
-        response_class=Response,
-        responses={**errors(), 200: {"content": {"text/plain": {}}}},
-    )
-    async def read_metrics(request: Request) -> Response:
-        """Prometheus metrics of this process."""
-        async with request.app.state.db.reading() as tx:
-            counts = await sandbox_store.count_by_state(tx)
-        metrics.sandboxes_running.set(counts[State.RUNNING])
-        metrics.sandboxes_paused.set(counts[State.PAUSED])
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     fork_starts_at_once: Annotated[int, Field(ge=1, le=100)] = 8
     """Children of one fork that a node is asked to start at the same time."""
 
+    paused_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """Days that a paused sandbox is kept; 0: until it is killed."""
+
+    unnamed_snapshot_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """Days that a snapshot without a name is kept, unless it is in use; 0: until deleted."""
+
     event_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Days that events (GET /v1/events) are kept; the usage ledger is kept for ever."""
 

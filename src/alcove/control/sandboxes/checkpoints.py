@@ -36,7 +36,7 @@ from alcove.control.teams.service import Caller
 from alcove.control.templates import store as templates
 from alcove.control.templates.store import DEFAULT_TAG
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import SandboxId, SnapshotId
+from alcove.wire.ids import SandboxId, SnapshotId, TeamId
 from alcove.wire.node import SandboxReport, SnapshotReport
 
 _log = structlog.get_logger()
@@ -87,7 +87,7 @@ class Checkpoints:
             gone = await catalog.page(tx, wanted, limit=MOST_TOGETHER)
             if not gone:
                 raise await self._nothing_to_delete(tx, caller, reference, text)
-            await self.withdraw(tx, caller, gone, why="requested")
+            await self._withdraw(tx, caller, gone)
         self._in.snapshots.changed.set()
 
     async def history(self, caller: Caller, sandbox_id: SandboxId) -> tuple[Sandbox, list[Shown]]:
@@ -129,11 +129,10 @@ class Checkpoints:
             shown = await named(tx, caller, text)
             if shown is None or shown.sandbox_id != sandbox_id:
                 raise no_such_checkpoint(sandbox_id, text)
-            await self.withdraw(tx, caller, [shown], why="requested")
+            await self._withdraw(tx, caller, [shown])
         self._in.snapshots.changed.set()
 
-    async def withdraw(self, tx: Tx, caller: Caller, gone: list[Shown], *, why: str) -> None:
-        """Take snapshots away from their owner; the caller holds the team's lock."""
+    async def _withdraw(self, tx: Tx, caller: Caller, gone: list[Shown]) -> None:
         used = await lineage.living_from(tx, [shown.snapshot_id for shown in gone])
         if used:
             raise InvalidRequestError(
@@ -141,16 +140,7 @@ class Checkpoints:
                 f"({', '.join(used[:3])}{', …' if len(used) > 3 else ''}); end them first",
                 error_code=ErrorCode.SNAPSHOT_IN_USE,
             )
-        await catalog.withdraw(tx, gone)
-        for shown in gone:
-            await events.record(
-                tx,
-                caller.team_id,
-                shown.sandbox_id,
-                kind=EventKind.SNAPSHOT_DELETED,
-                at=self._in.clock(),
-                data={"snapshot": shown.public_id, "reason": why},
-            )
+        await withdraw(tx, caller.team_id, gone, at=self._in.clock(), why="requested")
 
     async def _create(
         self, caller: Caller, sandbox_id: SandboxId, name: Name | None, *, memory: bool
@@ -215,6 +205,15 @@ class Checkpoints:
                     "changes of templates are not available in this version of Alcove"
                 )
         return NotFoundError(f"template '{text}' not found")
+
+
+async def withdraw(tx: Tx, team_id: TeamId, gone: list[Shown], *, at: int, why: str) -> None:
+    """Take snapshots away from their owner; the caller holds the team's lock."""
+    await catalog.withdraw(tx, gone)
+    for shown in gone:
+        data = {"snapshot": shown.public_id, "reason": why}
+        kind = EventKind.SNAPSHOT_DELETED
+        await events.record(tx, team_id, shown.sandbox_id, kind=kind, at=at, data=data)
 
 
 async def named(tx: Tx, caller: Caller, text: str) -> Shown | None:

@@ -1,4 +1,4 @@
-"""Guarded changes of a rollback: its intent, and the way back when it cannot be."""
+"""Guarded changes of rollbacks and resets: their intent, and the way back when it cannot be."""
 
 from sqlalchemy import update
 
@@ -34,6 +34,24 @@ async def mark_as_before(tx: Tx, resuming: Sandbox, before: Sandbox) -> bool:
             saving_id=None,
             boots=before.boots,
             end_at=before.end_at,
+        )
+    )
+    return changed.rowcount == 1
+
+
+async def mark_reset(tx: Tx, paused: Sandbox) -> bool:
+    """Write down with which network and memory a paused sandbox shall start again."""
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(
+            sandboxes.c.id == paused.id,
+            sandboxes.c.generation == paused.generation,
+            sandboxes.c.state == State.PAUSED.value,
+        )
+        .values(
+            pause_memory=paused.pause_memory,
+            network=paused.network,
+            public_traffic=paused.public_traffic,
         )
     )
     return changed.rowcount == 1

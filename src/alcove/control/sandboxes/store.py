@@ -230,6 +230,15 @@ async def list_over(tx: Tx, *, now: int, limit: int) -> list[Sandbox]:
     return [read(row) for row in await tx.execute(found.order_by(sandboxes.c.end_at).limit(limit))]
 
 
+async def list_paused(tx: Tx, *, before: int, limit: int) -> list[Sandbox]:
+    """Sandboxes paused before a moment, the longest first."""
+    found = select(sandboxes).where(
+        sandboxes.c.state == State.PAUSED.value, sandboxes.c.paused_at < before
+    )
+    rows = await tx.execute(found.order_by(sandboxes.c.paused_at).limit(limit))
+    return [read(row) for row in rows]
+
+
 async def next_end(tx: Tx) -> int | None:
     """When the next running sandbox expires."""
     earliest = select(func.min(sandboxes.c.end_at))

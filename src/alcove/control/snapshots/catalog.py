@@ -133,6 +133,24 @@ async def find(tx: Tx, team_id: TeamId, snapshot_id: SnapshotId) -> Shown | None
     return shown[0] if shown else None
 
 
+async def unnamed(tx: Tx, *, before: int, limit: int) -> list[tuple[TeamId, Shown]]:
+    """Snapshots without a name that were taken before a moment, the oldest first."""
+    named = select(template_aliases.c.template_id)
+    old = (
+        select(template_table.c.team_id, template_builds.c.snapshot_id)
+        .select_from(template_builds)
+        .join(template_table, template_table.c.id == template_builds.c.template_id)
+        .where(
+            template_table.c.kind == SNAPSHOT,
+            template_table.c.id.not_in(named),
+            template_builds.c.created_at < before,
+        )
+    )
+    rows = (await tx.execute(old.order_by(template_builds.c.created_at).limit(limit))).all()
+    found = [(team_id, await find(tx, team_id, snapshot_id)) for team_id, snapshot_id in rows]
+    return [(team_id, shown) for team_id, shown in found if shown is not None]
+
+
 async def withdraw(tx: Tx, gone: Sequence[Shown]) -> None:
     """Show these no longer; nobody can start from them from now on."""
     for shown in gone:
