@@ -67,9 +67,13 @@ def test_files_that_documents_name_exist() -> None:
     assert gone == []
 
 
-def test_readme_shows_the_example_that_up_runs() -> None:
-    example = (ROOT / "examples" / "first.py").read_text()
-    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [("README.md", "first.py"), ("docs/reference/time-travel.md", "time_travel.py")],
+)
+def test_pages_show_the_examples_that_are_run(page: str, example: str) -> None:
+    program = (ROOT / "examples" / example).read_text()
+    assert f"```python\n{program}```" in (ROOT / page).read_text()
 
 
 def test_every_promise_names_its_test() -> None:
