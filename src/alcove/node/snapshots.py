@@ -4,7 +4,7 @@
 
 A directory without a record is remains, of a save or a removal that was cut short, and sweep()
 removes it. Both are on the disk before anybody is told that a snapshot exists: what it was taken of
-may be gone by then.
+may be gone by then. A record that cannot be read stays: a newer version may have written it.
 """
 
 import asyncio
@@ -174,8 +174,9 @@ class Snapshots:
         path = self._path(snapshot_id)
         if snapshot_id in self._making:
             raise BusyError(f"snapshot {snapshot_id} is being made: ask again")
-        if self._records.pop(snapshot_id, None) is not None:
-            (path / _NAME).unlink(missing_ok=True)
+        self._records.pop(snapshot_id, None)
+        if path.is_dir():
+            await asyncio.to_thread(_remove_record, path)
             _log.info("snapshot.removed", snapshot_id=snapshot_id)
         # Who reads it may not have opened all of its files yet: the sweep comes later.
         if snapshot_id not in self._readers:
@@ -184,7 +185,11 @@ class Snapshots:
     async def sweep(self) -> int:
         """Remove remains; how many there were."""
         known = {*self._records, *self._making, *self._readers}
-        remains = [path for path in self._directory.iterdir() if path.name not in known]
+        remains = [
+            path
+            for path in self._directory.iterdir()
+            if path.name not in known and not (path / _NAME).exists()
+        ]
         for path in remains:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         return len(remains)
@@ -233,10 +238,15 @@ def _write(directory: Path, record: SnapshotRecord) -> None:
         manifest.sync_directory(each)
 
 
+def _remove_record(directory: Path) -> None:
+    (directory / _NAME).unlink(missing_ok=True)
+    manifest.sync_directory(directory)
+
+
 def _read(path: Path) -> SnapshotRecord | None:
     try:
         record = _parse(path.read_text())
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("snapshot.record_unreadable", path=str(path), error=str(error))
         return None
     return record if record.report.snapshot_id == path.parent.name else None
