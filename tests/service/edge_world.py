@@ -6,7 +6,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 
 import uvloop
@@ -101,15 +101,19 @@ class Control:
     asked: Counter[str] = field(default_factory=Counter)
     wake: Callable[[str], Awaitable[tuple[int, dict]]] | None = None
     """What it does when it is asked to wake a sandbox: status and body of its answer."""
+    is_down: bool = False
+    """Connections break when something is asked."""
     route_delays: dict[str, asyncio.Event] = field(default_factory=dict)
     """Sandboxes whose route is answered only after the event, as during a resume."""
 
     async def serve(self, reader, writer) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
+        with suppress(asyncio.IncompleteReadError, OSError), closing(writer):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 path = head.split(" ")[1]
                 self.asked[path] += 1
+                if self.is_down:
+                    raise ConnectionResetError
                 if path.endswith("/wake"):
                     assert head.startswith("POST /internal/sandboxes/")
                     assert f"Authorization: Bearer {TOKEN}" in head
@@ -124,7 +128,6 @@ class Control:
                     await delay.wait()
                 route = self.routes.get(path.rsplit("/", 1)[1])
                 writer.write(_json(200, route) if route else _json(404, {"code": 404}))
-        writer.close()
 
 
 def _json(status: int, body: dict) -> bytes:

@@ -27,11 +27,13 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("GET", "/metrics"): Access.CLUSTER,
     ("GET", "/internal/routes/{sandbox_id}"): Access.CLUSTER,
     ("GET", "/internal/status"): Access.CLUSTER,
+    ("POST", "/internal/sandboxes/{sandbox_id}/wake"): Access.CLUSTER,
     ("POST", "/v2/sandboxes"): Access.TEAM,
     ("POST", "/sandboxes"): Access.TEAM,
     ("GET", "/v2/sandboxes"): Access.TEAM,
     ("GET", "/sandboxes"): Access.TEAM,
     ("GET", "/sandboxes/metrics"): Access.TEAM,
+    ("GET", "/sandboxes/events"): Access.TEAM,
     ("GET", "/sandboxes/{sandbox_id}"): Access.OWNER,
     ("DELETE", "/sandboxes/{sandbox_id}"): Access.OWNER,
     ("POST", "/sandboxes/{sandbox_id}/timeout"): Access.OWNER,
@@ -42,6 +44,15 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("POST", "/sandboxes/{sandbox_id}/resume"): Access.OWNER,
     ("POST", "/sandboxes/{sandbox_id}/fork"): Access.OWNER,
     ("POST", "/sandboxes/{sandbox_id}/snapshots"): Access.OWNER,
+    ("POST", "/sandboxes/{sandbox_id}/clone"): Access.OWNER,
+    ("POST", "/sandboxes/{sandbox_id}/commit"): Access.OWNER,
+    ("POST", "/sandboxes/{sandbox_id}/reset"): Access.OWNER,
+    ("GET", "/v1/sandboxes/{sandbox_id}"): Access.OWNER,
+    ("GET", "/v1/sandboxes/{sandbox_id}/tree"): Access.OWNER,
+    ("GET", "/v1/sandboxes/{sandbox_id}/checkpoints"): Access.OWNER,
+    ("POST", "/v1/sandboxes/{sandbox_id}/checkpoints"): Access.OWNER,
+    ("DELETE", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint:path}"): Access.OWNER,
+    ("POST", "/v1/sandboxes/{sandbox_id}/rollback"): Access.OWNER,
     ("PUT", "/sandboxes/{sandbox_id}/network"): Access.OWNER,
     ("GET", "/sandboxes/{sandbox_id}/metrics"): Access.TEAM,
     ("GET", "/sandboxes/{sandbox_id}/logs"): Access.TEAM,
@@ -100,9 +111,10 @@ async def call(
     method, path = route
     for name in ("alias:path", "template_id:path", "template_id", "volume_id", "secret", "hash"):
         path = path.replace(f"{{{name}}}", "base")
+    path = path.replace("{checkpoint:path}", UUID)
     path = path.replace("{sandbox_id}", sandbox_id).replace("{key_id}", key_id)
     path = path.replace("{build_id}", UUID)
-    body = {"templateID": "base", "name": "x", "timeout": 60}
+    body = {"templateID": "base", "name": "x", "timeout": 60, "checkpoint": UUID}
     answer = await world.http.request(
         method, path, json=None if method in {"GET", "DELETE"} else body, headers=headers
     )

@@ -174,7 +174,7 @@ def test_a_deletion(in_world: InWorld) -> None:
         assert world.app.state.snapshots.changed.is_set()
         await world.app.state.snapshot_reconciler.step()
         assert world.node.saved == {}
-        assert await delete(world, "base") == 403
+        assert await delete(world, "base") == 400
         assert await delete(world, "nothing") == 404
         assert await delete(world, "a b") == 404
         [event] = await events(world, "sandbox.snapshot_deleted")

@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import suppress
 
+import pytest
 from edge_world import (
     DOMAIN,
     ONE,
@@ -24,6 +25,8 @@ from edge_world import (
     run,
     world,
 )
+
+from alcove.edge import catalog
 
 
 def frame(text: bytes, *, mask: bool) -> bytes:
@@ -178,7 +181,9 @@ async def test_sandboxes_stay_reachable_while_control_is_away(there: World) -> N
     there.edge.upstreams._catalog._control.close()
     there.edge.upstreams._catalog.expire(ONE)
     assert (await there.get()).json()["label"] == "one"
-    unknown = await there.get(sandbox=TWO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "_AWAY_PAUSES_S", (0.01,))
+        unknown = await there.get(sandbox=TWO)
     assert unknown.status == 503
     assert unknown.json()["code"] == 503
     api = parse(

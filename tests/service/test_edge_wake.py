@@ -190,7 +190,9 @@ def test_a_failed_wake_is_told(
             return status, {"code": status, "message": "internal words", "error_code": "x"}
 
         there.control.wake = refuse
-        answer = await there.get()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(waking, "PERSIST_S", 0.0)
+            answer = await there.get()
         assert answer.status == answered
         assert set(answer.json()) == {"sandboxId", "message", "code"}
         assert (answer.json()["sandboxId"], answer.json()["code"]) == (ONE, answered)
@@ -201,6 +203,60 @@ def test_a_failed_wake_is_told(
         assert (await there.get()).status == 200, "a failure is not remembered"
 
     test()
+
+
+@in_world
+async def test_a_node_that_restarts_is_waited_for(there: World) -> None:
+    await asleep(there)
+    refusals = 3
+
+    async def wake(sandbox: str):
+        nonlocal refusals
+        if refusals == 0:
+            return await there.resume(sandbox)
+        refusals -= 1
+        return 503, {"code": 503, "error_code": "sandbox_no_compatible_node"}
+
+    there.control.wake = wake
+    assert (await there.get()).json()["label"] == "awake"
+    assert there.control.asked[WAKE] == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "again"),
+    [
+        (503, "sandbox_capacity_unavailable", "1"),
+        (500, "snapshot_damaged", None),
+        (409, "snapshot_incompatible", None),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_at_once(
+    status: int, code: str, again: str | None
+) -> None:
+    @in_world
+    async def test(there: World) -> None:
+        await asleep(there)
+
+        async def refuse(_sandbox: str):
+            return status, {"code": status, "error_code": code}
+
+        there.control.wake = refuse
+        answer = await there.get()
+        assert (answer.status, answer.field("retry-after")) == (503, again)
+        assert there.control.asked[WAKE] == 1
+
+    test()
+
+
+@in_world
+async def test_a_control_that_restarts_is_waited_for(there: World) -> None:
+    await asleep(there)
+    there.control.is_down = True
+    asking = asyncio.ensure_future(there.get())
+    await eventually(lambda: there.control.asked[f"/internal/routes/{ONE}"] == 3)
+    assert not asking.done()
+    there.control.is_down = False
+    assert (await asking).json()["label"] == "awake"
 
 
 @in_world

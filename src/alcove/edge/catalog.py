@@ -28,6 +28,8 @@ _FRESH_S = 5.0
 _PATIENCE_S = 0.25
 # Control answers at once, unless a resume or a pause is under way: it waits for that, up to 30 s.
 _LIMIT_S = 35.0
+# A control that restarts is back within this time.
+_AWAY_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0)
 _MAX_ROUTES = 50_000
 _log = structlog.get_logger()
 _MASK = re.compile(r"[!-~]+")
@@ -129,17 +131,21 @@ class Catalog:
             del self._asking[sandbox_id]
 
     async def _ask(self, sandbox_id: SandboxId) -> Route | Asleep | SandboxRefusalError:
-        try:
-            status, body = await self._control.get(f"/internal/routes/{sandbox_id}", _LIMIT_S)
-            answer = None if status == 404 else read_answer(status, body)
-        except ControlSilentError as error:
-            self._note_silence(error)
-            known = self._known.get(sandbox_id)
-            if known is not None:
-                return known.route
-            return UnavailableError(
-                sandbox_id, "The sandbox cannot be looked up at the moment, try again"
-            )
+        for pause_s in (*_AWAY_PAUSES_S, None):
+            try:
+                status, body = await self._control.get(f"/internal/routes/{sandbox_id}", _LIMIT_S)
+                answer = None if status == 404 else read_answer(status, body)
+                break
+            except ControlSilentError as error:
+                self._note_silence(error)
+                known = self._known.get(sandbox_id)
+                if known is not None:
+                    return known.route
+                if pause_s is None or not error.is_away:
+                    return UnavailableError(
+                        sandbox_id, "The sandbox cannot be looked up at the moment, try again"
+                    )
+                await asyncio.sleep(pause_s)
         self._note_silence(None)
         if isinstance(answer, Route):
             self.remember(answer)

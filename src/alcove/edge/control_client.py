@@ -28,6 +28,11 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class ControlSilentError(Exception):
     """Control gave no usable answer."""
 
+    def __init__(self, message: str, *, is_away: bool = False) -> None:
+        super().__init__(message)
+        self.is_away = is_away
+        """There was no connection, or it broke: control is not running just now."""
+
 
 class ControlClient:
     def __init__(self, address: tuple[str, int], token: str) -> None:
@@ -53,7 +58,10 @@ class ControlClient:
             async with asyncio.timeout(limit_s):
                 return await self._exchange(request)
         except (OSError, EOFError, *_UNREADABLE) as error:
-            raise ControlSilentError(f"control at {host}:{port} does not answer") from error
+            is_away = isinstance(error, ConnectionError | EOFError)
+            raise ControlSilentError(
+                f"control at {host}:{port} does not answer", is_away=is_away
+            ) from error
 
     def close(self) -> None:
         while self._idle:

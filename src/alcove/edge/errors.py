@@ -17,6 +17,7 @@ RefusalError
     ├── TransitioningError         409   it is changing its state; try again
     ├── ResumeLimitError           429   its team runs as many sandboxes as it may
     ├── UnavailableError           503   control or the node cannot be asked; try again
+    ├── UnusableSnapshotError      503   it cannot be woken from what it was saved as
     └── ResumeTimeoutError         504   it did not wake in time; try again
 """
 
@@ -193,6 +194,17 @@ class ResumeLimitError(SandboxRefusalError):
 class UnavailableError(SandboxRefusalError):
     status = 503
     retry_after_s = 1
+
+
+class UnusableSnapshotError(SandboxRefusalError):
+    status = 503
+
+    def __init__(self, sandbox_id: SandboxId) -> None:
+        super().__init__(
+            sandbox_id,
+            "The sandbox is paused and its snapshot cannot be used. Its owner learns why by "
+            "resuming it through the API",
+        )
 
 
 class ResumeTimeoutError(SandboxRefusalError):

@@ -1,12 +1,13 @@
 """Paused sandboxes are woken by their traffic (contract e2b 4.4).
 
-Control resumes; the edge asks it once, however many requests wait, and again if control goes away
-in between: a repeated question joins the resume that is under way. A client that leaves stops
-waiting; the wake goes on.
+Control resumes; the edge asks it once, however many requests wait, and again if control or the
+node goes away in between: a repeated question joins the resume that is under way. A client that
+leaves stops waiting; the wake goes on.
 """
 
 import asyncio
 import itertools
+import json
 import time
 from dataclasses import dataclass
 
@@ -24,15 +25,20 @@ from alcove.edge.errors import (
     SandboxRefusalError,
     TransitioningError,
     UnavailableError,
+    UnusableSnapshotError,
 )
 from alcove.edge.metrics import Woken
+from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId
 
 LIMIT_S = 60.0
 MAX_WAITING = 1024
 MAX_WAITING_PER_SANDBOX = 256
+PERSIST_S = 10.0
+"""How long to ask again when control says "not now": a node that restarts is back sooner."""
 _AGAIN_PAUSES_S = (0.05, 0.2, 0.5)
 _AGAIN_PERIOD_S = 1.0
+_UNUSABLE = frozenset({ErrorCode.SNAPSHOT_DAMAGED, ErrorCode.SNAPSHOT_INCOMPATIBLE})
 _log = structlog.get_logger()
 
 
@@ -97,17 +103,26 @@ class Waker:
         return answer
 
     async def _ask(self, sandbox_id: SandboxId) -> tuple[int, bytes]:
+        path = f"/internal/sandboxes/{sandbox_id}/wake"
+        persist_until = time.monotonic() + PERSIST_S
         for pause_s in itertools.chain(_AGAIN_PAUSES_S, itertools.repeat(_AGAIN_PERIOD_S)):
             try:
-                return await self._control.post(f"/internal/sandboxes/{sandbox_id}/wake", LIMIT_S)
+                status, body = await self._control.post(path, LIMIT_S)
             except ControlSilentError:
-                await asyncio.sleep(pause_s)
+                pass
+            else:
+                full = _error_code(body) == ErrorCode.CAPACITY
+                if status != 503 or full or time.monotonic() >= persist_until:
+                    return status, body
+            await asyncio.sleep(pause_s)
         raise AssertionError
 
 
 def _read(
     sandbox_id: SandboxId, status: int, body: bytes
 ) -> tuple[Woken, Route | SandboxRefusalError]:
+    if status != 200 and _error_code(body) in _UNUSABLE:
+        return Woken.FAILED, UnusableSnapshotError(sandbox_id)
     match status:
         case 403:
             return Woken.DENIED, ResumeDeniedError(sandbox_id)
@@ -126,3 +141,11 @@ def _read(
     return Woken.FAILED, UnavailableError(
         sandbox_id, "The sandbox is paused and cannot be resumed at the moment, try again"
     )
+
+
+def _error_code(body: bytes) -> str | None:
+    try:
+        code = json.loads(body)["error_code"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, str) else None

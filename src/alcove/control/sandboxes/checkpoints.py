@@ -7,7 +7,7 @@ import structlog
 from alcove.control.db import Tx
 from alcove.control.errors import (
     ConflictError,
-    ForbiddenError,
+    ControlError,
     InvalidRequestError,
     NotAvailableError,
     NotFoundError,
@@ -187,7 +187,7 @@ class Checkpoints:
 
     async def _nothing_to_delete(
         self, tx: Tx, caller: Caller, reference: Reference, text: str
-    ) -> ForbiddenError | NotAvailableError | NotFoundError:
+    ) -> ControlError:
         namespaces = (
             (caller.team.slug, "") if reference.namespace is None else (reference.namespace,)
         )
@@ -196,7 +196,9 @@ class Checkpoints:
             tx, namespaces, reference.name, reference.tag or DEFAULT_TAG, by_id=by_id
         ):
             if found.template.team_id is None:
-                return ForbiddenError(f"template '{text}' ships with Alcove and cannot be deleted")
+                return InvalidRequestError(
+                    f"template '{text}' ships with Alcove and cannot be deleted"
+                )
             if (
                 found.template.team_id == caller.team_id
                 and found.template.kind != templates.SNAPSHOT

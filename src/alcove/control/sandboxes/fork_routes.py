@@ -116,7 +116,7 @@ async def list_snapshots(
     return json_response([_info(shown) for shown in found], headers=headers)
 
 
-@deletion.delete("/templates/{template_id:path}", status_code=204, responses=errors(403, 404, 501))
+@deletion.delete("/templates/{template_id:path}", status_code=204, responses=errors(404, 501))
 async def delete_template(
     template_id: Text, caller: CallerOf, checkpoints: CheckpointsOf
 ) -> Response:
