@@ -18,7 +18,7 @@ from stack import Stack
 
 Make = Callable[..., Sandbox]
 CLOCK_TOLERANCE_S = 1.5
-REPORTED = {"hostname", "clock", "entropy"}
+REPORTED = {"sandbox_id", "token", "hostname", "boot_id", "entropy", "clock_s"}
 WAYS = ["resume", "fork", "clone", "clone of a paused one", "snapshot", "rollback"]
 SAME_SANDBOX = {"resume", "rollback"}
 
@@ -50,7 +50,7 @@ def come_back(way: str, source: Sandbox, stack: Stack) -> list[Sandbox]:
         snapshot = source.create_snapshot()
         return [Sandbox.create(snapshot.snapshot_id, timeout=300) for _ in range(2)]
     snapshot = source.create_snapshot()
-    answer = witness.api(stack, "POST", f"/v1{path}/rollback", {"snapshotID": snapshot.snapshot_id})
+    answer = witness.api(stack, "POST", f"/v1{path}/rollback", {"checkpoint": snapshot.snapshot_id})
     assert answer.is_success, answer.text
     return [source.connect(timeout=300)]
 

@@ -15,8 +15,11 @@ Take = Callable[..., SnapshotInfo]
 
 
 @pytest.fixture
-def take(stack: Stack, make: Make) -> Iterator[Take]:
-    """Take snapshots that are deleted after the test, when its sandboxes are gone."""
+def take(stack: Stack) -> Iterator[Take]:
+    """Take snapshots that are deleted after the test; ask for it before `make`.
+
+    Fixtures end in the reverse order, and a snapshot stays while sandboxes made from it live.
+    """
     taken: list[SnapshotInfo] = []
 
     def snapshot(sandbox: Sandbox, *arguments: str, **options: str) -> SnapshotInfo:
@@ -24,13 +27,8 @@ def take(stack: Stack, make: Make) -> Iterator[Take]:
         return taken[-1]
 
     yield snapshot
-    for one in {snapshot.snapshot_id for snapshot in taken}:
-        pages = Sandbox.list()
-        while pages.has_next:
-            for info in pages.next_items():
-                if info.template_id == one.partition(":")[0]:
-                    Sandbox.kill(info.sandbox_id)
-        Sandbox.delete_snapshot(one)
+    for snapshot_id in {one.snapshot_id for one in taken}:
+        Sandbox.delete_snapshot(snapshot_id)
 
 
 def listed(**options: str) -> list[str]:
@@ -40,7 +38,7 @@ def listed(**options: str) -> list[str]:
     return found
 
 
-def test_a_snapshot_is_a_template(make: Make, take: Take, stack: Stack) -> None:
+def test_a_snapshot_is_a_template(take: Take, make: Make, stack: Stack) -> None:
     source = make(timeout=600, envs={"COLOUR": "blue"})
     first = witness.start(source)
     source.files.write("state.txt", "before")
@@ -64,7 +62,7 @@ def test_a_snapshot_is_a_template(make: Make, take: Take, stack: Stack) -> None:
     assert witness.ask(made[0].connect()).lasting() == first.lasting()
 
 
-def test_a_snapshot_of_the_disk_only(make: Make, take: Take) -> None:
+def test_a_snapshot_of_the_disk_only(take: Take, make: Make) -> None:
     source = make(timeout=600)
     first = witness.start(source)
     source.files.write("kept.txt", "yes")
@@ -73,11 +71,11 @@ def test_a_snapshot_of_the_disk_only(make: Make, take: Take) -> None:
     assert witness.ask(source).lasting() == first.lasting()
     copy = make(template=snapshot.snapshot_id)
     assert copy.files.read("kept.txt") == "yes"
-    assert copy.commands.run("pgrep -f witness.py || echo none").stdout == "none\n"
+    assert copy.commands.run("pgrep -f '[w]itness' || echo none").stdout == "none\n"
     assert copy.commands.run("cat /proc/sys/kernel/random/boot_id").stdout.strip() != first.boot_id
 
 
-def test_names_and_tags(make: Make, take: Take) -> None:
+def test_names_and_tags(take: Take, make: Make) -> None:
     source, name = make(timeout=600), f"snap-{uuid.uuid4().hex[:12]}"
     source.files.write("state.txt", "one")
     one = take(source, name)
@@ -119,7 +117,7 @@ def test_a_name_of_a_built_template_is_not_taken(make: Make) -> None:
     assert make().commands.run("echo on").stdout == "on\n"
 
 
-def test_lists_filter_and_page(make: Make, take: Take) -> None:
+def test_lists_filter_and_page(take: Take, make: Make) -> None:
     left, right = make(timeout=600), make(timeout=600)
     of_left = [take(left).snapshot_id for _ in range(3)]
     (of_right,) = [take(right).snapshot_id]
@@ -164,7 +162,7 @@ def test_what_cannot_be_snapshotted(make: Make) -> None:
         sandbox.create_snapshot()
 
 
-def test_templates_and_snapshots_are_told_apart(make: Make, take: Take, stack: Stack) -> None:
+def test_templates_and_snapshots_are_told_apart(take: Take, make: Make, stack: Stack) -> None:
     snapshot = take(make(timeout=600), f"apart-{uuid.uuid4().hex[:8]}")
     template_id = snapshot.snapshot_id.rpartition("/")[2].partition(":")[0]
     shown = witness.api(stack, "GET", "/v2/templates").json()

@@ -32,7 +32,7 @@ test('pause and connect keep processes and files', () => withSandbox({}, async (
 test('a pause can keep files only', () => withSandbox({}, async (sandbox) => {
   await sandbox.files.write('state.txt', 'before')
   const bootId = await sandbox.files.read(BOOT_ID)
-  assert.equal(await sandbox.pause({ mode: 'filesystem' }), true)
+  assert.equal(await sandbox.pause({ keepMemory: false }), true)
   await sandbox.connect()
   assert.equal(await sandbox.files.read('state.txt'), 'before')
   assert.notEqual(await sandbox.files.read(BOOT_ID), bootId)

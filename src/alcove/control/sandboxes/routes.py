@@ -213,7 +213,7 @@ async def pause(
         sandbox_id,
         memory=asked.memory is not False and asked.mode != "filesystem",
         require_healthy=bool(asked.requireHealthyGuest or asked.strict),
-        wait=asked.sync,
+        wait=asked.sync is not False,
     )
     return Response(status_code=204)
 

@@ -85,7 +85,8 @@ class Pause(Body):
     mode: Literal["full", "filesystem"] | None = None
     requireHealthyGuest: bool | None = None
     strict: bool | None = None
-    sync: bool = True
+    sync: bool | None = None
+    """PPIO's: false answers before the pause is done; older clients send null."""
 
 
 class Resume(Body):
