@@ -29,7 +29,7 @@ _PATIENCE_S = 0.25
 # Control answers at once, unless a resume or a pause is under way: it waits for that, up to 30 s.
 _LIMIT_S = 35.0
 # A control that restarts is back within this time.
-_AWAY_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0)
+_AWAY_PAUSES_S = (0.1, 0.2, 0.5, *[1.0] * 9)
 _MAX_ROUTES = 50_000
 _log = structlog.get_logger()
 _MASK = re.compile(r"[!-~]+")
