@@ -1,6 +1,7 @@
 """Cancelled work leaves the database usable: no lock, no connection stays behind."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,28 @@ def test_the_embedded_database_is_ours_alone(tmp_path: Path) -> None:
         db = Database(f"sqlite+aiosqlite:///{path}")
         await db.migrate()
         assert modes() == {"control.db": 0o600, "control.db-wal": 0o600, "control.db-shm": 0o600}
+        await db.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_durable_transaction_is_on_the_disk_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+
+    async def scenario() -> None:
+        db = Database(f"sqlite+aiosqlite:///{tmp_path / 'control.db'}")
+        async with db.transaction() as tx:
+            await tx.execute(text("CREATE TABLE t (n INTEGER)"))
+        assert flushed == []
+        async with db.transaction(durable=True) as tx:
+            await tx.execute(text("INSERT INTO t VALUES (1)"))
+            assert flushed == []
+        assert flushed == [f"{tmp_path / 'control.db'}-wal"]
         await db.close()
 
     asyncio.run(scenario())

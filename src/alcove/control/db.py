@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -92,8 +93,9 @@ class Database:
         # The pools hand connections to whoever comes in a lucky moment; these queues are fair.
         self._write_turn: AbstractAsyncContextManager[object] = asyncio.Lock()
         self._read_turn: AbstractAsyncContextManager[object] = asyncio.Semaphore(_SQLITE_READERS)
+        self._log_file: Path | None = None
         if self.is_sqlite:
-            _keep_private(url)
+            self._log_file = _keep_private(url)
             self._writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(url, connections=_SQLITE_READERS, begin="")
             return
@@ -109,11 +111,18 @@ class Database:
         self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Tx]:
+    async def transaction(self, *, durable: bool = False) -> AsyncIterator[Tx]:
+        """What is written stays or goes as one.
+
+        `durable`: also after a loss of power, and everything committed before it. On SQLite that
+        takes a flush to the disk, which others are spared; PostgreSQL always does it.
+        """
         async with self._write_turn, _connected(self._writer) as connection:
             await uninterrupted(_begin(connection))
             yield Tx(connection)
             await uninterrupted(connection.commit())
+        if durable and self._log_file is not None:
+            await asyncio.to_thread(_flush, self._log_file)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Tx]:
@@ -192,12 +201,27 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _keep_private(url: str) -> None:
-    """Only we may read it: it holds what tenants named. SQLite gives its other files this mode."""
+def _keep_private(url: str) -> Path | None:
+    """Only we may read it: it holds what tenants named. SQLite gives its other files this mode.
+
+    Returns the file that commits are written to first, if the database is a file.
+    """
     path = make_url(url).database
-    if path:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        Path(path).chmod(0o600)
+    if not path:
+        return None
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    Path(path).chmod(0o600)
+    return Path(f"{path}-wal")
+
+
+def _flush(file: Path) -> None:
+    # Gone when the last connection has just moved all of it into the database.
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
@@ -218,7 +242,8 @@ def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
         for pragma in (
             "journal_mode=WAL",
             # No fsync per commit: a killed process loses nothing; a power cut may take the last
-            # commits (never the file's integrity), and with them go the machine's sandboxes.
+            # commits (never the file's integrity), and with them go the machine's sandboxes. What
+            # outlives those is written by transaction(durable=True).
             "synchronous=NORMAL",
             "busy_timeout=10000",
             "foreign_keys=ON",

@@ -166,7 +166,7 @@ class Checkpoints:
     async def _publish(
         self, caller: Caller, snapshot: Snapshot, report: SnapshotReport, name: Name | None
     ) -> Shown:
-        async with self._in.db.transaction() as tx:
+        async with self._in.db.transaction(durable=True) as tx:
             await teams.lock_team(tx, caller.team_id)
             if name is not None:
                 await catalog.refuse_clash(tx, caller.team, name)
