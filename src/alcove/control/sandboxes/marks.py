@@ -28,6 +28,7 @@ async def mark_running(
         "paused_at": None,
         "pause_reason": None,
         "unresponsive": False,
+        "saving_id": None,
     }
     return await _advance(tx, sandbox, Event.STARTED, values)
 

@@ -9,8 +9,9 @@ between until the machine does: `finish` asks again.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -114,13 +115,15 @@ class Pauses:
         if begun is not None:
             self._go_on_alone(begun)
 
-    async def finish(self, sandbox: Sandbox) -> None:
-        """Bring a pause that was cut off to its end; go on without it when that takes long."""
-        if not self._turns.busy(sandbox.id):
-            work = self._turns.begin(
-                sandbox.id, lambda: self._finish(sandbox.id), name="sandbox.pause"
-            )
-            await asyncio.wait([work], timeout=_LONGEST_FINISH_S)
+    async def finish(self, pausing: Sequence[Sandbox]) -> None:
+        """Bring pauses that were cut off to their end; go on without it when that takes long."""
+        work = [
+            self._turns.begin(sandbox.id, partial(self._finish, sandbox.id), name="sandbox.pause")
+            for sandbox in pausing
+            if not self._turns.busy(sandbox.id)
+        ]
+        if work:
+            await asyncio.wait(work, timeout=_LONGEST_FINISH_S)
 
     async def found(self, sandbox: Sandbox) -> bool:
         """A running sandbox was paused on its machine and we do not know of it: write it down.
@@ -227,7 +230,7 @@ class Pauses:
             await self._not_paused(sandbox, str(error))
             raise _refusal(error) from error
         except NodeError as error:
-            await self._look(sandbox, again=False, why=str(error))
+            await self._ask(sandbox, again=False, why=str(error))
             await self._tell(sandbox)
             return
         await self._in.checkpoint("sandbox saved")
@@ -236,17 +239,19 @@ class Pauses:
         await self._in.checkpoint("pause written")
 
     async def _finish(self, sandbox_id: SandboxId) -> None:
-        # Looked at anew, now that nobody here is at work on it.
-        async with self._in.db.reading() as tx:
-            sandbox = await store.find(tx, sandbox_id)
-        if sandbox is None or sandbox.state is not State.PAUSING:
-            return
+        async with self._room:
+            # Looked at anew, now that nobody here is at work on it.
+            async with self._in.db.reading() as tx:
+                sandbox = await store.find(tx, sandbox_id)
+            if sandbox is not None and sandbox.state is State.PAUSING:
+                await self._ask(sandbox, again=True, why="it was interrupted")
+                metrics.reconcile_repairs.labels("finished_pause").inc()
+
+    async def _ask(self, sandbox: Sandbox, *, again: bool, why: str) -> None:
         try:
-            await self._look(sandbox, again=True, why="it was interrupted")
+            await self._look(sandbox, again=again, why=why)
         except NodeError as error:
-            _log.warning("sandbox.not_repaired", sandbox_id=sandbox_id, why=str(error))
-            return
-        metrics.reconcile_repairs.labels("finished_pause").inc()
+            raise _unknown(error) from error
 
     async def _look(self, sandbox: Sandbox, *, again: bool, why: str) -> None:
         """Ask the machine what became of a pause, and write it down; `again`: try once more."""
@@ -278,7 +283,7 @@ class Pauses:
         """Write down that it is paused; False when it was decided otherwise meanwhile."""
         now = self._in.clock()
         unresponsive = report.unresponsive
-        async with self._in.db.transaction() as tx:
+        async with self._in.db.transaction(durable=True) as tx:
             if not await marks.mark_paused(tx, sandbox, at=now, unresponsive=unresponsive):
                 return False
             snapshot = await self._snapshot(tx, sandbox)

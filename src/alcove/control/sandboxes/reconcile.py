@@ -141,6 +141,7 @@ class SandboxReconciler:
                 await self._repair(sandbox, reports.get(sandbox.id), node.client)
             except ControlError as error:
                 _log.warning("sandbox.not_repaired", sandbox_id=sandbox.id, why=error.detail)
+        await self._pauses.finish([one for one in alive if one.state is State.PAUSING])
         await self._stop_strangers(node, list(reports.values()))
 
     async def _repair(
@@ -153,8 +154,6 @@ class SandboxReconciler:
                     _count("lost_sandbox", sandbox.id)
             case State.RUNNING if report is not None and self._is_idle(sandbox, report):
                 await self._end_idle(sandbox)
-            case State.PAUSING:
-                await self._pauses.finish(sandbox)
             case State.RESUMING:
                 await self._resumes.finish(sandbox, report)
             case State.STOPPING:

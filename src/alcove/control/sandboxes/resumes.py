@@ -182,11 +182,13 @@ class Resumes:
         return await self._turns.join_or_begin(sandbox.id, work, name="sandbox.resume")
 
     async def _resume(self, sandbox_id: SandboxId, wanted: Wanted) -> tuple[Sandbox, Wanted]:
-        sandbox = await self._settled(sandbox_id)
-        if sandbox.state is State.RUNNING:
-            # Another replica was faster, or the pause did not come about.
-            return sandbox, _SOMEBODY
-        resuming = await self._intend(sandbox, wanted)
+        resuming = None
+        while resuming is None:
+            sandbox = await self._settled(sandbox_id)
+            if sandbox.state is State.RUNNING:
+                # Another replica was faster, or the pause did not come about.
+                return sandbox, _SOMEBODY
+            resuming = await self._intend(sandbox, wanted)
         await self._in.checkpoint("resume intent written")
         reboot = not (wanted.memory and sandbox.pause_memory)
         internet = read_network(sandbox.network, sandbox.allow_internet).internet
@@ -211,7 +213,8 @@ class Resumes:
         await self._in.checkpoint("resume written")
         return running or await self._decided_meanwhile(resuming), wanted
 
-    async def _intend(self, sandbox: Sandbox, wanted: Wanted) -> Sandbox:
+    async def _intend(self, sandbox: Sandbox, wanted: Wanted) -> Sandbox | None:
+        """Write the intent; None when the sandbox is not as it was."""
         reboot = not (wanted.memory and sandbox.pause_memory)
         now = self._in.clock()
         resuming = replace(
@@ -230,7 +233,7 @@ class Resumes:
                 raise no_such_sandbox(sandbox.id)
             await self._in.check_limit(tx, team)
             if not await marks.mark_resuming(tx, sandbox, resuming):
-                raise _busy(sandbox)
+                return None
         self._in.outcomes.news.tell(sandbox.id)
         return resuming
 
