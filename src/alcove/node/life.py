@@ -303,6 +303,7 @@ class Life:
             threshold_bytes=spec.memory_mib * 2**20 * around.memory_guard_percent // 100,
             limit_bytes=around.driver.memory_limit_bytes(spec.memory_mib),
             guest=guest,
+            wake=self.touch,
             tell=self._tell_relief,
         )
         self._do(guard.run(), "memory guard")
@@ -346,7 +347,8 @@ class Life:
         at, log = time.time(), self.log
         if self.state is State.RUNNING:
             metrics.starts.labels(metrics.Outcome.OK).inc()
-            metrics.start_seconds.observe(record.timings_ms["total"] / 1000)
+            kind = metrics.StartKind.of(record.timings_ms)
+            metrics.start_seconds.labels(kind).observe(record.timings_ms["total"] / 1000)
             self._around.events.emit("sandbox.running", record.sandbox_id)
             log.add(at, "info", "sandbox started", slot=str(record.slot))
             _log.info("sandbox.started", sandbox_id=record.sandbox_id, **record.timings_ms)

@@ -42,13 +42,16 @@ class MemoryGuard:
         threshold_bytes: int,
         limit_bytes: int,
         guest: GuestClient,
+        wake: Callable[[], None],
         tell: Callable[[EndedProcess | None], None],
     ) -> None:
+        """`wake` makes sure that the guest is not frozen when it is asked."""
         self._ground = ground
         self._place = place
         self._threshold = threshold_bytes
         self._limit = limit_bytes
         self._guest = guest
+        self._wake = wake
         self._tell = tell
         # A former daemon that was killed may have left a loan.
         self._lent = True
@@ -75,6 +78,7 @@ class MemoryGuard:
     async def _relieve(self, used_bytes: int) -> None:
         pause_s = _SETTLE_S
         self._lend()
+        self._wake()
         try:
             ended = await self._guest.relieve(used_bytes, _RELIEVE_S)
         except (GuestError, DriverError) as error:

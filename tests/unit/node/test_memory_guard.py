@@ -88,6 +88,7 @@ def guard(
                 threshold_bytes=THRESHOLD,
                 limit_bytes=LIMIT,
                 guest=GuestClient(driver, place, ""),
+                wake=lambda: None,
                 tell=told.append,
             ).run()
         await driver.stop(place)
