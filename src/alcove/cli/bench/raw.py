@@ -52,11 +52,14 @@ class SnapshotFloors:
                 self.on_disk.values.append((time.perf_counter() - started) * 1000)
 
 
-async def restore_many(image: Image, count: int) -> Series:
-    """Wall time of so many raw restores of one snapshot, AT_ONCE beside each other."""
-    wall = Series(
-        f"floor: {count} x runsc restore", "ms", note=f"to GET /health of all, {AT_ONCE} at once"
-    )
+def restores(count: int) -> Series:
+    """For the wall times of so many raw restores."""
+    note = f"to GET /health of all, {AT_ONCE} at once"
+    return Series(f"floor: {count} x runsc restore", "ms", note=note)
+
+
+async def restore_many(image: Image, count: int, wall: Series) -> None:
+    """One wall time of so many raw restores of one snapshot, AT_ONCE beside each other."""
     each = Series("each", "ms")
     async with contextlib.AsyncExitStack() as stack:
         ground = await stack.enter_async_context(floor.prepared_ground())
@@ -78,7 +81,6 @@ async def restore_many(image: Image, count: int) -> Series:
             wall.failures.append(each.failures[0])
         else:
             wall.values.append((time.perf_counter() - started) * 1000)
-    return wall
 
 
 async def _checkpointed(place: Place, into: Path) -> AsyncIterator[None]:
