@@ -56,16 +56,28 @@ class SavingDriver(FakeDriver):
         super().__init__()
         self.errors: list[Exception] = []
         self.hold: asyncio.Event | None = None
+        """What is saved stands still until then."""
+        self.writing: asyncio.Event | None = None
+        """The files are on the disk then."""
         self.saving = asyncio.Event()
         self.saves = 0
         self.silent = False
 
-    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+    async def snapshot(
+        self,
+        place: Place,
+        into: Path,
+        *,
+        stop: bool = False,
+        running: Callable[[], None] = lambda: None,
+    ) -> None:
         self.saves += 1
         self.saving.set()
         if self.hold is not None:
             await self.hold.wait()
-        await super().snapshot(place, into, stop=stop)
+        await super().snapshot(place, into, stop=stop, running=running)
+        if self.writing is not None:
+            await self.writing.wait()
         if self.errors:
             await self.go_on(place)
             raise self.errors.pop(0)
@@ -349,6 +361,24 @@ def test_traffic_waits_for_the_end_of_a_save(tmp_path):
             assert await status_of(new) == 200
             assert await new.readexactly(5) == b"early"
             writer.close()
+
+    play(act)
+
+
+def test_traffic_comes_through_while_the_files_are_written(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.start(spec())
+            s.driver.writing = asyncio.Event()
+            async with asyncio.TaskGroup() as tasks:
+                saving = tasks.create_task(s.save(wanted()))
+                await s.driver.saving.wait()
+                reader, writer = await s.tunnel()
+                assert await status_of(reader) == 200
+                writer.close()
+                assert await s.snapshots() == []
+                s.driver.writing.set()
+            assert saving.result().snapshot_id == FIRST
 
     play(act)
 

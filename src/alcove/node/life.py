@@ -18,7 +18,6 @@ from alcove.node.drivers.driver import (
 )
 from alcove.node.errors import (
     EndedError,
-    GuestUnresponsiveError,
     NodeError,
     SaveFailedError,
 )
@@ -89,6 +88,7 @@ class Life:
         self._changed = asyncio.Event()
         self._work: list[asyncio.Task[None]] = []
         self._save: PendingSave | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._save_turn = asyncio.Lock()
 
     @property
@@ -170,6 +170,8 @@ class Life:
         """The node ends and the sandbox goes on without it."""
         for task in self._work:
             task.cancel()
+        if self._saving is not None:
+            self._saving.cancel()
 
     def _enter(self, state: State, happening: _Happening) -> None:
         record = replace(self.record, state=state)
@@ -198,7 +200,8 @@ class Life:
                 self.tunnels.hold()
                 self.touch()
                 assert self._save is not None
-                self._do(self._take(self._save), "save")
+                name = f"save of {self.record.sandbox_id}"
+                self._saving = spawn(self._take(self._save), name=name)
             case Effect.GO_ON:
                 await self._go_on()
             case Effect.CLOSE:
@@ -231,33 +234,29 @@ class Life:
             self.post(Event.READY)
 
     async def _take(self, save: PendingSave) -> None:
-        wanted, place = save.wanted, self.place
-        assert place is not None
-        outcome = metrics.SaveOutcome.FAILED
+        assert self.place is not None
+        saver, sandbox_id = self._around.saver, self.record.sandbox_id
         try:
-            save.report = await self._around.saver.save(wanted, self.record, place, self.tunnels)
+            save.report = await saver.save(save, self.record, self.place, self.tunnels)
         except NodeError as error:
             save.error = error
-            if isinstance(error, GuestUnresponsiveError):
-                outcome = metrics.SaveOutcome.UNRESPONSIVE
             self.log.add(time.time(), "warn", f"no snapshot was taken: {error}")
-            _log.warning("sandbox.not_saved", sandbox_id=self.record.sandbox_id, error=str(error))
-            self.post(Event.NOT_SAVED)
+            _log.warning("sandbox.not_saved", sandbox_id=sandbox_id, error=str(error))
         except Exception as error:
-            _log.exception("sandbox.saving_broke", sandbox_id=self.record.sandbox_id)
+            _log.exception("sandbox.saving_broke", sandbox_id=sandbox_id)
             save.error = SaveFailedError(f"internal error: {error!r}; the sandbox runs on")
+        metrics.saves.labels(save.outcome).inc()
+        if save.report is None:
             self.post(Event.NOT_SAVED)
+            return
+        spent_ms = save.report.timings_ms["total"]
+        text = f"snapshot {save.wanted.snapshot_id} taken in {spent_ms:.0f} ms"
+        self.log.add(time.time(), "info", text)
+        if save.wanted.stop:
+            save.tell()
+            self.post(Event.SAVED_STOP, StopReason.PAUSED)
         else:
-            outcome = metrics.SaveOutcome.OK
-            spent_ms = save.report.timings_ms["total"]
-            text = f"snapshot {wanted.snapshot_id} taken in {spent_ms:.0f} ms"
-            self.log.add(time.time(), "info", text)
-            if wanted.stop:
-                save.tell()
-                self.post(Event.SAVED_STOP, StopReason.PAUSED)
-            else:
-                self.post(Event.SAVED)
-        metrics.saves.labels(outcome).inc()
+            self.post(Event.SAVED)
 
     async def _go_on(self) -> None:
         """Undo what a save has held back; the record says so until that is done."""
@@ -269,7 +268,7 @@ class Life:
             self.tunnels.release()
             if self._save is not None:
                 self._save.tell()
-            if self.record.spec.internet:
+            if self.record.spec.internet and not (self._save and self._save.runs_again):
                 await self._around.ground.allow_internet(self.place)
         except (DriverError, CommandError, OSError) as error:
             _log.exception("sandbox.does_not_go_on", sandbox_id=self.record.sandbox_id)
@@ -324,8 +323,9 @@ class Life:
             task.cancel()
         if work:
             await asyncio.wait(work, timeout=_GIVE_UP_S)
-        if self._save is not None:
-            self._save.tell()
+        if self._saving is not None:
+            # It ends as soon as the instance does, which does not answer while it is saved.
+            self._saving.cancel()
 
     async def _destroy(self) -> None:
         failures = 0
@@ -338,6 +338,10 @@ class Life:
                 failures += 1
                 _log.exception("sandbox.stop_failed", sandbox_id=self.record.sandbox_id)
                 await asyncio.sleep(pause)
+        if self._saving is not None:
+            await asyncio.wait([self._saving], timeout=_GIVE_UP_S)
+        if self._save is not None:
+            self._save.tell()
         if self.place is not None:
             self.log.save_console(self.place.console)
         self.post(Event.GONE)

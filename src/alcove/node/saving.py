@@ -1,16 +1,20 @@
 """One snapshot of a running sandbox, step by step; what goes wrong leaves no file behind.
 
-    room on the disk ─▶ healthy? egress refused ─▶ tunnels parted ─▶ (reboot) ─▶ driver ─▶ record
+    room on the disk ─▶ healthy? ─▶ tunnels parted ─▶ (reboot) ─▶ driver ─▶ record
+                    └── new connections to the outside are refused ──┘
 
 What is held back on the way stays held back: the life that asked undoes it, as after a crash.
 """
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import structlog
 
+from alcove.concurrency import spawn
 from alcove.node import metrics
 from alcove.node.drivers.driver import Driver, DriverError, Place
 from alcove.node.errors import EndedError, GuestUnresponsiveError, NodeError, SaveFailedError
@@ -30,6 +34,35 @@ _PARTING_S = 0.02
 """So long a program inside may take to close a connection that its client has ended."""
 
 
+@dataclass(slots=True)
+class PendingSave:
+    """A snapshot that somebody waits for."""
+
+    wanted: SnapshotSpec
+    answer: asyncio.Future[SnapshotReport]
+    report: SnapshotReport | None = None
+    error: NodeError | None = None
+    runs_again: bool = False
+    """The sandbox goes on, and what was held back for it is undone, before all is written."""
+
+    @property
+    def outcome(self) -> metrics.SaveOutcome:
+        if self.report is not None:
+            return metrics.SaveOutcome.OK
+        unresponsive = isinstance(self.error, GuestUnresponsiveError)
+        return metrics.SaveOutcome.UNRESPONSIVE if unresponsive else metrics.SaveOutcome.FAILED
+
+    def tell(self) -> None:
+        if self.answer.done():
+            return
+        if self.report is not None:
+            self.answer.set_result(self.report)
+        else:
+            self.answer.set_exception(
+                self.error or EndedError("the sandbox was stopped before its snapshot was taken")
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Saver:
     """Takes snapshots. One of a sandbox at a time is its life's to see to."""
@@ -39,17 +72,25 @@ class Saver:
     snapshots: Snapshots
 
     async def save(
-        self, wanted: SnapshotSpec, record: Record, place: Place, tunnels: Tunnels
+        self, save: PendingSave, record: Record, place: Place, tunnels: Tunnels
     ) -> SnapshotReport:
         """Raises SaveFailedError, GuestUnresponsiveError, BusyError."""
         began = time.perf_counter()
+        wanted = save.wanted
         timings = Timings()
         used = self.ground.usage(place)
         with self.snapshots.making(wanted.snapshot_id, used.memory + used.disk) as into:
             try:
-                responsive = await self._still(wanted, record, place, tunnels, timings)
-                with timings.step("save"):
-                    await self.driver.snapshot(place, into, stop=wanted.stop)
+                async with self._egress_refused(record, place) as allow:
+
+                    def running() -> None:
+                        tunnels.release()
+                        allow()
+                        save.runs_again = True
+
+                    responsive = await self._still(wanted, record, place, tunnels, timings)
+                    with timings.step("save"):
+                        await self.driver.snapshot(place, into, stop=wanted.stop, running=running)
                 # The record cannot hold the time that writing it takes.
                 timings.ms["total"] = round((time.perf_counter() - began) * 1000, 3)
                 with timings.step("record"):
@@ -71,6 +112,38 @@ class Saver:
         )
         return report
 
+    @contextlib.asynccontextmanager
+    async def _egress_refused(
+        self, record: Record, place: Place
+    ) -> AsyncIterator[Callable[[], None]]:
+        """A connection that is just being opened cannot be saved: none stays so for long.
+
+        Most sandboxes open none, so nothing waits until it is in force. What is yielded allows
+        them again.
+        """
+        ground, done = self.ground, asyncio.Event()
+
+        async def refuse() -> None:
+            await ground.refuse_internet(place)
+            await done.wait()
+            if allowed and record.spec.internet:
+                await ground.allow_internet(place)
+
+        allowed = False
+
+        def allow() -> None:
+            nonlocal allowed
+            allowed = True
+            done.set()
+
+        refusing = spawn(refuse(), name=f"refuse egress of {place.name}")
+        try:
+            yield allow
+        finally:
+            # Whoever undoes it otherwise does not come before it is done.
+            done.set()
+            await asyncio.wait([refusing])
+
     async def _still(
         self,
         wanted: SnapshotSpec,
@@ -82,11 +155,8 @@ class Saver:
         """Bring the sandbox to where it can be saved; whether its agent answers."""
         guest = GuestClient(self.driver, place, record.spec.access_token)
         with timings.step("health"):
-            # Refusing takes a process of its own; the guest is asked meanwhile.
-            async with asyncio.TaskGroup() as tasks:
-                asked = tasks.create_task(_responsive(guest))
-                tasks.create_task(self.ground.refuse_internet(place))
-        if not asked.result() and (wanted.require_healthy or not wanted.memory):
+            responsive = await _responsive(guest)
+        if not responsive and (wanted.require_healthy or not wanted.memory):
             raise GuestUnresponsiveError(
                 f"the agent inside {record.sandbox_id} does not answer: nothing was saved and the "
                 "sandbox runs on; try again, or save it without asking for a healthy guest"
@@ -96,7 +166,7 @@ class Saver:
         if not wanted.memory:
             with timings.step("reboot"):
                 await guest.reboot(_REBOOT_S)
-        return asked.result()
+        return responsive
 
     def _record(
         self, wanted: SnapshotSpec, record: Record, timings: Timings, responsive: bool
@@ -120,26 +190,6 @@ class Saver:
             timings_ms=dict(timings.ms),
         )
         return SnapshotRecord(report, record.origin, spec.access_token, wanted.stop)
-
-
-@dataclass(slots=True)
-class PendingSave:
-    """A snapshot that somebody waits for."""
-
-    wanted: SnapshotSpec
-    answer: asyncio.Future[SnapshotReport]
-    report: SnapshotReport | None = None
-    error: NodeError | None = None
-
-    def tell(self) -> None:
-        if self.answer.done():
-            return
-        if self.report is not None:
-            self.answer.set_result(self.report)
-        else:
-            self.answer.set_exception(
-                self.error or EndedError("the sandbox was stopped before its snapshot was taken")
-            )
 
 
 async def _responsive(guest: GuestClient) -> bool:

@@ -15,6 +15,7 @@ The conformance kit that every driver passes is check.py.
 """
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -151,12 +152,20 @@ class Driver(Protocol):
         """
         ...
 
-    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+    async def snapshot(
+        self,
+        place: Place,
+        into: Path,
+        *,
+        stop: bool = False,
+        running: Callable[[], None] = lambda: None,
+    ) -> None:
         """Save the running instance into directory `into` (made by this call, whole or not at all).
 
         The instance goes on, also when the snapshot fails. With `stop`, nothing in it runs between
         the moment that was saved and the stop() (or go_on(), if it cannot use the snapshot) that
-        the caller owes it. Raises NotRunningError.
+        the caller owes it; without, `running` is called when the instance goes on, which is before
+        all is on the disk. Raises NotRunningError.
         """
         ...
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,20 @@ class FakeDriver:
             raise SnapshotDamagedError(f"{image.snapshot}: {error}") from error
         await self._start(place, image, state)
 
-    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+    async def snapshot(
+        self,
+        place: Place,
+        into: Path,
+        *,
+        stop: bool = False,
+        running: Callable[[], None] = lambda: None,
+    ) -> None:
         if _phase(place) is not Phase.RUNNING:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
         with manifest.new_directory(into) as directory:
             shutil.copyfile(place.directory / _STATE, directory / _STATE)
+            if not stop:
+                running()
             manifest.write(directory, self.name, VERSION)
             if stop:
                 (place.directory / _STILL).touch()

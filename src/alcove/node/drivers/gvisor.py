@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +120,14 @@ class GvisorDriver:
             await asyncio.to_thread(manifest.check_contents, image.snapshot)
         await self._start(place, image, image.snapshot)
 
-    async def snapshot(self, place: Place, into: Path, *, stop: bool = False) -> None:
+    async def snapshot(
+        self,
+        place: Place,
+        into: Path,
+        *,
+        stop: bool = False,
+        running: Callable[[], None] = lambda: None,
+    ) -> None:
         occupant = _occupant(place, Phase.RUNNING)
         if occupant is None:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
@@ -135,6 +143,8 @@ class GvisorDriver:
                     await checkpoint.save(place, directory, stand_still)
                 else:
                     await checkpoint.save_by_cli(self._runsc, place, directory, stand_still)
+                if not stop:
+                    running()
                 version = await self._runsc.version_text()
                 await asyncio.to_thread(manifest.write, directory, self.name, version)
         except BaseException:
