@@ -103,5 +103,6 @@ def _busy(before: _Reading, after: _Reading) -> bool:
     return (
         now.cpu_seconds - was.cpu_seconds > _BUSY_SHARE * span_s
         or now.disk_bytes - was.disk_bytes > _BUSY_BYTES
+        or abs(now.disk_used_bytes - was.disk_used_bytes) > _BUSY_BYTES
         or now.network_bytes - was.network_bytes > _BUSY_BYTES
     )

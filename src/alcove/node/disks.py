@@ -65,7 +65,7 @@ def usage(slot_directory: Path) -> DiskUsage:
 
 
 def transferred_bytes(slot_directory: Path) -> int:
-    """Read from and written to the disk since it was mounted."""
+    """Read from and written to the disk, counted from some moment before it was mounted."""
     device = (slot_directory / _MOUNT).stat().st_dev
     numbers = f"{os.major(device)}:{os.minor(device)}"
     fields = (Path("/sys/dev/block") / numbers / "stat").read_text().split()

@@ -38,11 +38,13 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a sandbox has used since its place was made."""
+    """Counters that move when a sandbox does something."""
 
     cpu_seconds: float = 0.0
     disk_bytes: int = 0
     """Read from and written to its disk; what is written shows up late, up to half a minute."""
+    disk_used_bytes: int = 0
+    """What its files hold now, at once."""
     network_bytes: int = 0
     """Both ways, what this node says to the agent included."""
 

@@ -87,6 +87,7 @@ class KernelGround:
             return Counters(
                 cpu_seconds=Cgroup(place.cgroup).usage().cpu_seconds,
                 disk_bytes=disks.transferred_bytes(place.directory),
+                disk_used_bytes=disks.usage(place.directory).used_bytes,
                 network_bytes=sum(
                     int((statistics / name).read_text()) for name in ("rx_bytes", "tx_bytes")
                 ),

@@ -23,7 +23,7 @@ Key = tuple[Path, Size]
 _HALF_LIFE_S = 15.0
 _REMEMBERED_S = 600.0
 """So long after it was last asked for an image has warm sandboxes; the newest keeps its own."""
-_RECENT_S = 60.0
+_RECENT_S = 20.0
 """So long nothing is given up because demand has become less."""
 _SPAN_S = 10.0
 _SPANS_OF_A_TEMPLATE = 3

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alcove.node.activity import Activity
@@ -51,7 +51,7 @@ class CountingGround(PlainGround):
 
     def counters(self, place: Place) -> Counters:
         cpu_seconds = asyncio.get_running_loop().time() * self.busy_share
-        return Counters(cpu_seconds, self.now.disk_bytes, self.now.network_bytes)
+        return replace(self.now, cpu_seconds=cpu_seconds)
 
 
 @dataclass
@@ -246,7 +246,12 @@ def test_a_busy_processor_is_activity_and_the_agents_own_use_is_not():
 
 def test_disk_and_network_are_activity():
     async def act() -> None:
-        for change in (Counters(disk_bytes=1 << 20), Counters(network_bytes=1 << 20)):
+        much = 1 << 20
+        for change in (
+            Counters(disk_bytes=much),
+            Counters(disk_used_bytes=-much),
+            Counters(network_bytes=much),
+        ):
             async with scene(idle_s=0.3) as s:
                 await asyncio.sleep(0.2)
                 s.ground.now = change
