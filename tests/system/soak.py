@@ -24,17 +24,14 @@ from system.soak_worker import Worker
 
 WORKERS = 3
 FAULTS = ("node", "control", "edge", "cache", "disk")
-FAKE_STACK = {
-    "driver": "fake",
-    "instance": "alcs",
-    "api_port": "23100",
-    "edge_port": "23102",
-    "tls_port": "23143",
-    "node_port": "23104",
-    "ingress_port": "23105",
-    "edge_metrics_port": "23106",
-    "slot_network": "10.238.0.0/16",
-}
+
+
+def own_stack(driver: str) -> dict[str, str]:
+    """Options of an installation that shares nothing with others on the machine."""
+    base, network = (23200, "10.238.0.0/16") if driver == "fake" else (23100, "10.239.0.0/16")
+    names = ("api", "edge", "tls", "node", "ingress", "edge_metrics")
+    ports = {f"{name}_port": str(base + offset) for offset, name in enumerate(names)}
+    return ports | {"driver": driver, "instance": f"als{driver[0]}", "slot_network": network}
 
 
 def soak(
@@ -105,12 +102,8 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path)
     chosen = parser.parse_args()
     sys.stderr.write(f"seed {chosen.seed}\n")
-    if chosen.driver == "fake":
-        folder = chosen.data_dir or Path("/var/lib/alcove-soak")
-        stack = stacks.start(folder, **FAKE_STACK)
-    else:
-        folder = chosen.data_dir or stacks.DATA_DIR
-        stack = stacks.start(folder)
+    folder = chosen.data_dir or Path(f"/var/lib/alcove-soak-{chosen.driver}")
+    stack = stacks.start(folder, **own_stack(chosen.driver))
     try:
         report = soak(
             stack,

@@ -19,6 +19,8 @@ from stack import Stack
 READY_TIMEOUT_S = 60.0
 SMALL_DISK_MIB = 6144
 FULL_FOR_S = (0.3, 2.0)
+AFTERMATH_S = 5.0
+"""Processes that started again need so long to find each other."""
 
 
 @contextmanager
@@ -49,7 +51,7 @@ class Faults(threading.Thread):
     def __init__(
         self, stack: Stack, chance: random.Random, kinds: tuple[str, ...], every_s: float
     ) -> None:
-        super().__init__(name="faults")
+        super().__init__(name="faults", daemon=True)
         self._stack = stack
         self._chance = chance
         self._kinds = kinds
@@ -84,8 +86,7 @@ class Faults(threading.Thread):
         """Whether something that ran from `begun` until now met a fault."""
         if self._begun is not None:
             return True
-        # What a service of the killed kind had begun may fail a little later.
-        return any(end + 2.0 >= begun for _, end in self._windows)
+        return any(end + AFTERMATH_S >= begun for _, end in self._windows)
 
     def _make(self, kind: str) -> None:
         match kind:

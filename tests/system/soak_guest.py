@@ -125,14 +125,24 @@ class FakeGuest:
         return self.look(sandbox_id)
 
     def look(self, sandbox_id: str) -> Contents:
-        api = {"X-API-KEY": self._stack.api_key}
-        detail = httpx.get(f"{self._stack.api_url}/sandboxes/{sandbox_id}", headers=api, timeout=60)
-        token = {"X-Access-Token": detail.raise_for_status().json()["envdAccessToken"]}
+        token = {"X-Access-Token": self._token(sandbox_id)}
         told = ask(self._stack, sandbox_id, AGENT_PORT, "/envs", headers=token).json()
         return Contents(told["KEPT"], told["KEPT"])
 
     def change(self, sandbox_id: str) -> Contents:
         return self.look(sandbox_id)
+
+    def _token(self, sandbox_id: str) -> str:
+        url, key = f"{self._stack.api_url}/sandboxes/{sandbox_id}", self._stack.api_key
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                detail = httpx.get(url, headers={"X-API-KEY": key}, timeout=20)
+                return str(detail.raise_for_status().json()["envdAccessToken"])
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise UnreachableError(f"{sandbox_id}: {error!r}") from error
+                time.sleep(0.1)
 
 
 def ask(

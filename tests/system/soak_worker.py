@@ -41,7 +41,7 @@ class Worker(threading.Thread):
         faults: Faults,
         chance: random.Random,
     ) -> None:
-        super().__init__(name=f"worker {number}")
+        super().__init__(name=f"worker {number}", daemon=True)
         self.api = Api(stack)
         self._stack = stack
         self._guest = guest
