@@ -1,8 +1,10 @@
 """Places, images and a small guest for driver tests, made with nothing but the kernel's tools."""
 
+import contextlib
 import shutil
 import subprocess
 import zipapp
+from collections.abc import Iterator
 from pathlib import Path
 
 from alcove.node.cgroups import Cgroup
@@ -10,7 +12,9 @@ from alcove.node.drivers.driver import Image, Place
 
 INSTANCE = "nd"
 NOWHERE = "203.0.113.1"
-"""Packets to this address are lost."""
+"""Packets to this address are lost before this machine has noticed them."""
+VOID = "203.0.113.2"
+"""Packets to this address leave this machine and are lost, inside void()."""
 HERE = Path(__file__).parent
 
 
@@ -79,6 +83,36 @@ async def drop_place(place: Place) -> None:
     await Cgroup(place.cgroup).remove()
     drop_network(place)
     shutil.rmtree(place.directory)
+
+
+@contextlib.contextmanager
+def void() -> Iterator[None]:
+    """A device that loses what it is given, and a kernel that follows connections."""
+    device, table = f"{INSTANCE}void", f"inet {INSTANCE}void"
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("1")
+    rules = f"""
+        table {table} {{
+            chain forward {{
+                type filter hook forward priority 0;
+                ct state invalid counter
+            }}
+        }}"""
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+    try:
+        _ip(
+            f"link add {device} type veth peer name {device}-end",
+            f"link set {device} up",
+            f"link set {device}-end up",
+            f"route add {VOID}/32 dev {device}",
+            f"neigh add {VOID} lladdr 02:00:00:00:00:01 dev {device} nud permanent",
+        )
+        yield
+    finally:
+        subprocess.run(["ip", "link", "delete", device], capture_output=True)
+        subprocess.run(["nft", "delete", "table", *table.split()], check=True)
+        forwarding.write_text(before)
 
 
 def make_rootfs(root: Path) -> Path:

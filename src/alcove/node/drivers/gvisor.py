@@ -132,25 +132,17 @@ class GvisorDriver:
         if occupant is None:
             raise NotRunningError(f"{place.name}: nothing runs here that could be saved")
         direct = occupant.direct
-
-        async def stand_still() -> None:
-            if stop:
-                await standstill.pause(place, self._runsc, direct=direct)
-
-        try:
-            with manifest.new_directory(into) as directory:
-                if direct:
-                    await checkpoint.save(place, directory, stand_still)
-                else:
-                    await checkpoint.save_by_cli(self._runsc, place, directory, stand_still)
-                if not stop:
-                    running()
+        with manifest.new_directory(into) as directory:
+            await checkpoint.save(place, self._runsc, directory, direct=direct, stop=stop)
+            if not stop:
+                running()
+            try:
                 version = await self._runsc.version_text()
                 await asyncio.to_thread(manifest.write, directory, self.name, version)
-        except BaseException:
-            if stop and _occupant(place, Phase.RUNNING) is not None:
-                await standstill.resume(place, self._runsc, direct=direct)
-            raise
+            except BaseException:
+                if stop:
+                    await checkpoint.go_on(place, self._runsc, direct=direct)
+                raise
 
     async def go_on(self, place: Place) -> None:
         occupant = _occupant(place, Phase.RUNNING)
