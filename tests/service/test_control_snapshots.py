@@ -307,6 +307,9 @@ def test_the_old_clients_commit(in_world: InWorld) -> None:
         assert answer.status_code == 201
         body = answer.json()
         assert (body["aliases"], body["names"]) == (["kept"], ["default/kept"])
+        assert (body["buildCount"], body["spawnCount"], body["memoryMB"] > 0) == (1, 0, True)
+        # Clients of the first line read a date here.
+        assert body["lastSpawnedAt"] == body["createdAt"]
         assert await world.create(templateID=body["templateID"])
         assert (await world.http.post(f"/sandboxes/{source}/commit")).status_code == 201
 

@@ -17,7 +17,6 @@ from alcove.control.api import (
     json_response,
     storable,
 )
-from alcove.control.clock import rfc3339
 from alcove.control.errors import ControlError
 from alcove.control.sandboxes import fork_schemas as schemas
 from alcove.control.sandboxes import views
@@ -26,8 +25,10 @@ from alcove.control.sandboxes.forks import Forks, Outcome, Wanted
 from alcove.control.sandboxes.routes import SandboxIdOf
 from alcove.control.snapshots.catalog import Shown
 from alcove.control.teams.auth import CallerOf
+from alcove.control.templates.schemas import Template
+from alcove.control.templates.service import Templates
+from alcove.control.templates.views import template_json
 from alcove.wire.ids import CLIENT_ID, InvalidIdError, parse_sandbox_id
-from alcove.wire.states import BuildState
 
 router = APIRouter(tags=["snapshots"])
 deletion = APIRouter(tags=["snapshots"])
@@ -75,19 +76,24 @@ async def create_snapshot(
 @router.post(
     "/sandboxes/{sandbox_id}/commit",
     status_code=201,
-    response_model=schemas.Committed,
+    response_model=Template,
     responses=_SAVE_ERRORS,
     deprecated=True,
 )
 async def commit(
+    request: Request,
     caller: CallerOf,
     sandbox_id: SandboxIdOf,
     checkpoints: CheckpointsOf,
     body: schemas.Commit | None = None,
 ) -> Response:
-    """As POST /sandboxes/{sandbox_id}/snapshots; the answer looks like a template."""
+    """As POST /sandboxes/{sandbox_id}/snapshots; the answer is a template."""
     shown = await checkpoints.create(caller, sandbox_id, body.alias if body else None)
-    return json_response(_committed(shown), 201)
+    templates: Templates = request.app.state.templates
+    made = template_json(await templates.describe(caller, shown.template_id))
+    # Older PPIO clients cannot read null here.
+    made["lastSpawnedAt"] = made["lastSpawnedAt"] or made["createdAt"]
+    return json_response(made, 201)
 
 
 @router.get("/snapshots", response_model=list[schemas.SnapshotInfo], responses=errors())
@@ -164,18 +170,6 @@ async def clone(
 
 def _info(shown: Shown) -> dict[str, Any]:
     return {"snapshotID": shown.public_id, "names": shown.names}
-
-
-def _committed(shown: Shown) -> dict[str, Any]:
-    return {
-        "templateID": shown.template_id,
-        "buildID": shown.build_id,
-        "names": list(shown.aliases),
-        "aliases": [alias.rpartition("/")[2] for alias in shown.aliases],
-        "public": False,
-        "buildStatus": BuildState.READY.value,
-        "createdAt": rfc3339(shown.created_at),
-    }
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pydantic import BaseModel, Field
 
 from alcove.control.api import Body, Error, Text
 from alcove.control.sandboxes.schemas import Sandbox, Seconds
-from alcove.wire.states import BuildState
 
 Count = Annotated[int, Field(ge=1, le=100)]
 
@@ -55,15 +54,3 @@ class ClonedSandbox(BaseModel):
 class Clones(BaseModel):
     sandboxes: list[ClonedSandbox]
     snapshotTemplateId: str
-
-
-class Committed(BaseModel):
-    """A snapshot in the shape of a template."""
-
-    templateID: str
-    buildID: str
-    names: list[str]
-    aliases: list[str]
-    public: bool
-    buildStatus: BuildState
-    createdAt: str

@@ -116,6 +116,13 @@ class Templates:
             found = await store.page_visible(tx, caller.team_id, after=after, limit=limit)
             return await self._describe_all(tx, found)
 
+    async def describe(self, caller: Caller, template_id: TemplateId) -> Described:
+        """One template that has builds. Raises NotFoundError."""
+        async with self._db.reading() as tx:
+            template = await self._visible(tx, caller, template_id)
+            (described,) = await self._describe_all(tx, [template])
+        return described
+
     async def numbered_page(
         self, caller: Caller, kind: str, *, page: int, limit: int
     ) -> tuple[list[Described], int]:
