@@ -14,6 +14,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
+
 from alcove.control import metrics
 from alcove.control.clock import MICROSECONDS
 from alcove.control.errors import (
@@ -48,6 +50,8 @@ from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxReport
 from alcove.wire.states import SandboxState, StopReason
+
+_log = structlog.get_logger()
 
 MIN_WAKE_S = 300
 """Traffic wakes a sandbox for at least so long (contract e2b 4.4)."""
@@ -88,14 +92,18 @@ class Resumes:
         resumed = False
         while True:
             sandbox = await self._own(caller, sandbox_id)
-            if self._runs(sandbox):
-                if not resumed or sandbox.end_at < self._end(wanted):
-                    sandbox = await self._sandboxes.extend(caller, sandbox_id, wanted.timeout_s)
-                return self._in.created(sandbox), resumed
-            resumed = True
-            sandbox, by = await self._run(sandbox, wanted)
-            if by is wanted:
-                return self._in.created(sandbox), True
+            if not self._runs(sandbox):
+                resumed = True
+                sandbox, by = await self._run(sandbox, wanted)
+                if by is wanted:
+                    return self._in.created(sandbox), True
+            try:
+                sandbox = await self._sandboxes.extend(caller, sandbox_id, wanted.timeout_s)
+            except (ConflictError, NotFoundError) as error:
+                # Paused or ended since it was looked at: looked at again.
+                _log.debug("sandbox.changed", sandbox_id=sandbox_id, why=error.message)
+                continue
+            return self._in.created(sandbox), resumed
 
     async def resume(self, caller: Caller, sandbox_id: SandboxId, wanted: Wanted) -> Created:
         """Resume a paused sandbox. Raises ConflictError when it runs."""
