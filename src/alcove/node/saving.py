@@ -163,7 +163,8 @@ class Saver:
             )
         with timings.step("tunnels"):
             await tunnels.drain(_PARTING_S)
-        if not wanted.memory:
+        # One that goes on keeps its processes; what is started from the snapshot ends them.
+        if wanted.stop and not wanted.memory:
             with timings.step("reboot"):
                 await guest.reboot(_REBOOT_S)
         return responsive

@@ -133,7 +133,8 @@ class SnapshotSpec(_Message):
     sandbox_id: SandboxId
     generation: int
     memory: bool = True
-    """False: the disk only; everything that runs inside is ended first."""
+    """False: the disk only. What runs inside is ended first if the sandbox stops, and otherwise in
+    what is started from the snapshot."""
     stop: bool = False
     """Stop the sandbox (reason "paused") in the same moment; otherwise it goes on."""
     require_healthy: bool = False
