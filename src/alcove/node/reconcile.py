@@ -49,7 +49,13 @@ async def prepare_ready_images(events: Events, images: ReadyImages, places: Plac
 
 
 def _want_ready(images: ReadyImages, places: Places) -> None:
-    for report in sorted(images.reports(), key=lambda report: report.finished_at or 0.0):
+    """Keep places for the newest build of every template; older ones are asked for by name."""
+    ready = [report for report in images.reports() if report.state is BuildState.READY]
+    ready.sort(key=lambda report: report.finished_at or 0.0)
+    newest = {report.template_id: report for report in ready if not report.stale}
+    for report in ready:
         image = images.get(report.build_id)
-        if report.state is BuildState.READY and not report.stale and image is not None:
+        if report is newest.get(report.template_id) and image is not None:
             places.want(image, Size(report.vcpu_count, report.memory_mib, report.disk_mib))
+        else:
+            places.forget(report.build_id)
