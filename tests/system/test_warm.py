@@ -15,6 +15,9 @@ from system.test_crash import settled, until
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
+_TICKER = "import time\nwhile True: time.sleep(0.1)"
+
+
 def node(stack: Stack) -> httpx.Client:
     return httpx.Client(
         base_url=f"http://127.0.0.1:{OPTIONS['node-port']}",
@@ -54,7 +57,8 @@ def test_a_frozen_sandbox_costs_nothing_and_thaws_on_traffic(stack: Stack) -> No
         node(stack) as client,
     ):
         path = f"/v1/sandboxes/{sandbox.sandbox_id}"
-        sandbox.commands.run("nohup sh -c 'while :; do sleep 0.1; done' >/dev/null 2>&1 &")
+        # Timers alone are no activity; a process started ten times a second would be.
+        sandbox.commands.run(f"nohup python3 -c '{_TICKER}' >/dev/null 2>&1 &")
         until(lambda: client.get(path).json()["tier"] == "frozen", timeout_s=60)
         used = client.get(f"{path}/usage").json()["cpu_seconds"]
         time.sleep(3)
