@@ -480,3 +480,52 @@ def test_a_resume_longer_than_allowed_is_refused(in_world: InWorld) -> None:
         assert await state_of(here, sandbox_id) == "paused"
 
     in_world(scenario)
+
+
+def test_a_state_that_is_lost_is_told_and_may_come_back(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        lost, kept = await here.create(), await here.create()
+        for sandbox_id in (lost, kept):
+            assert await pause(here, sandbox_id) == 204
+        snapshot_id = (await row(here, lost)).snapshot_id
+        assert snapshot_id is not None
+        report = here.node.saved.pop(snapshot_id)
+        for _ in range(3):
+            await here.app.state.kept_states.step()
+        events = (await here.http.get("/v1/events")).json()
+        told = [event for event in events if event["type"] == "sandbox.resume_failed"]
+        assert [event["sandboxID"] for event in told] == [lost]
+        assert (await row(here, lost)).changes == {"snapshot_missing": True}
+        answer = await here.http.post(f"/v2/sandboxes/{lost}/connect", json={})
+        assert answer.status_code == 500
+        assert answer.json()["error_code"] == ErrorCode.SNAPSHOT_DAMAGED
+        here.node.saved[snapshot_id] = report
+        await here.app.state.kept_states.step()
+        assert (await row(here, lost)).changes == {}
+        answer = await here.http.post(f"/v2/sandboxes/{lost}/connect", json={})
+        assert answer.status_code == 201
+
+    in_world(scenario)
+
+
+def test_a_tree_keeps_its_stem(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        stem = await here.create(timeout=80_000)
+        answer = await here.http.post(f"/sandboxes/{stem}/fork", json={"timeout": 80_000})
+        child = answer.json()[0]["sandbox"]["sandboxID"]
+        other = await here.create()
+        for sandbox_id in (stem, other):
+            assert (await here.http.delete(f"/sandboxes/{sandbox_id}")).status_code == 204
+        here.clock.forward(8 * 86_400)
+        await here.app.state.sandbox_reconciler.purge()
+        async with here.app.state.db.reading() as tx:
+            assert await store.find(tx, SandboxId(other)) is None
+            assert await store.find(tx, SandboxId(stem)) is not None
+        assert (await here.http.delete(f"/sandboxes/{child}")).status_code == 204
+        here.clock.forward(8 * 86_400)
+        for _ in range(2):
+            await here.app.state.sandbox_reconciler.purge()
+        async with here.app.state.db.reading() as tx:
+            assert await store.find(tx, SandboxId(stem)) is None
+
+    in_world(scenario)

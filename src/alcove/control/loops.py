@@ -9,6 +9,7 @@ from alcove.concurrency import every, spawn
 from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes.history import Sampler
+from alcove.control.sandboxes.kept import KeptStates
 from alcove.control.sandboxes.reconcile import SandboxReconciler
 from alcove.control.sandboxes.retention import Retention
 from alcove.control.snapshots.reconcile import SnapshotReconciler
@@ -40,6 +41,7 @@ class Loops:
         snapshots: SnapshotReconciler,
         snapshots_changed: asyncio.Event,
         retention: Retention,
+        kept_states: KeptStates,
         sampler: Sampler,
         deadlines_changed: asyncio.Event,
     ) -> None:
@@ -54,6 +56,7 @@ class Loops:
         self._snapshots = snapshots
         self._snapshots_changed = snapshots_changed
         self._retention = retention
+        self._kept_states = kept_states
         self._sampler = sampler
         self._deadlines_changed = deadlines_changed
         self._look_at_sandboxes = asyncio.Event()
@@ -77,6 +80,7 @@ class Loops:
             ),
             spawn(every(_PURGE_S, self._retention.step), name="retention"),
             spawn(every(_STRANGERS_S, self._snapshots.look_for_strangers), name="strangers"),
+            spawn(every(_STRANGERS_S, self._kept_states.step), name="kept states"),
             spawn(self._expire(), name="expiry"),
             spawn(every(_SAMPLE_S, self._sampler.step), name="metrics"),
             spawn(every(_LAST_USED_S, self._teams.write_last_used), name="last used"),

@@ -41,6 +41,7 @@ from alcove.control.sandboxes.checkpoints import Checkpoints
 from alcove.control.sandboxes.context import Context, no_checkpoint
 from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
+from alcove.control.sandboxes.kept import KeptStates
 from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.pauses import Pauses
@@ -92,6 +93,7 @@ class Parts:
     sandbox_reconciler: SandboxReconciler
     template_reconciler: TemplateReconciler
     snapshot_reconciler: SnapshotReconciler
+    kept_states: KeptStates
     sampler: Sampler
     cluster_token: str
     clock: Callable[[], int]
@@ -105,6 +107,7 @@ class Parts:
             snapshots=self.snapshot_reconciler,
             snapshots_changed=self.snapshots.changed,
             retention=self.retention,
+            kept_states=self.kept_states,
             sampler=self.sampler,
             deadlines_changed=self.sandboxes.outcomes.deadlines_changed,
         )
@@ -174,6 +177,7 @@ def _assemble(
         ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
+        kept_states=KeptStates(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
         clock=clock,

@@ -91,6 +91,20 @@ async def mark_not_resumed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
     return await _advance(tx, sandbox, Event.NOT_RESUMED, values)
 
 
+async def note_changes(tx: Tx, sandbox: Sandbox, changes: dict[str, Any]) -> bool:
+    """Write down something about a sandbox that stays as it is."""
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(
+            sandboxes.c.id == sandbox.id,
+            sandboxes.c.generation == sandbox.generation,
+            sandboxes.c.state == sandbox.state.value,
+        )
+        .values(changes=changes)
+    )
+    return changed.rowcount == 1
+
+
 async def mark_stopping(
     tx: Tx,
     sandbox_id: SandboxId,
