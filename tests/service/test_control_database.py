@@ -70,7 +70,7 @@ def test_a_durable_transaction_is_on_the_disk_when_it_ends(
 ) -> None:
     flushed: list[str] = []
     monkeypatch.setattr(
-        os, "fdatasync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}"))
+        os, "fdatasync", lambda fd: flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
     )
 
     async def scenario() -> None:
