@@ -420,7 +420,7 @@ def test_a_guest_that_does_not_answer(tmp_path):
         async with scene(tmp_path) as s:
             await s.start(spec())
             s.driver.silent = True
-            for strict in (wanted(require_healthy=True), wanted(memory=False)):
+            for strict in (wanted(require_healthy=True), wanted(memory=False, stop=True)):
                 refused = await s.post(strict)
                 assert (refused.status_code, refused.json()["error_code"]) == (
                     409,
@@ -453,6 +453,34 @@ def test_without_memory_nothing_that_ran_comes_back_but_the_start_command(tmp_pa
             report = await s.start(spec(generation=3, snapshot_id=SECOND, reboot=True, boots=2))
             assert len(s.inside()["started"]) == 1
             assert {"reboot", "startup"} <= report.timings_ms.keys()
+
+    play(act)
+
+
+def test_a_checkpoint_without_memory_ends_nothing_in_the_sandbox_that_goes_on(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.start(spec())
+            await s.run("sleep 1000")
+            await s.save(wanted(memory=False))
+            assert s.inside()["started"] == ["sleep 1000"]
+            await s.start(spec("i2", snapshot_id=FIRST))
+            assert s.inside("i2")["started"] == []
+
+    play(act)
+
+
+def test_a_pause_without_memory_that_fails_runs_the_start_command_again(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.start(spec())
+            life = s.node.supervisor._lives["i1"]
+            startup = replace(life.record.origin.startup, start_command="serve", user="user")
+            life.record = replace(life.record, origin=replace(life.record.origin, startup=startup))
+            s.driver.errors = [DriverError("no space left on device")]
+            assert (await s.post(wanted(memory=False, stop=True))).status_code == 503
+            await turns(lambda: bool(s.inside()["started"]))
+            assert s.inside()["started"][0].endswith("serve")
 
     play(act)
 

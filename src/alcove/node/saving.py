@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import structlog
 
 from alcove.concurrency import spawn
-from alcove.node import metrics
+from alcove.node import metrics, startup
 from alcove.node.drivers.driver import Driver, DriverError, Place
 from alcove.node.errors import EndedError, GuestUnresponsiveError, NodeError, SaveFailedError
 from alcove.node.ground import Ground
 from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.guest_commands import GuestCommands
 from alcove.node.records import Record
 from alcove.node.snapshots import SnapshotRecord, Snapshots
 from alcove.node.start import StepFailedError, Timings
@@ -30,6 +31,7 @@ _log = structlog.get_logger()
 
 _HEALTHY_S = 1.0
 _REBOOT_S = 15.0
+_READY_S = 30.0
 _PARTING_S = 0.02
 """So long a program inside may take to close a connection that its client has ended."""
 
@@ -98,6 +100,8 @@ class Saver:
                         self._record(wanted, record, timings, responsive)
                     )
             except StepFailedError as error:
+                if "reboot" in timings.ms:
+                    self._start_again(record, place)
                 raise SaveFailedError(
                     f"the snapshot could not be taken, and the sandbox runs on: {error}"
                 ) from error
@@ -156,7 +160,8 @@ class Saver:
         guest = GuestClient(self.driver, place, record.spec.access_token)
         with timings.step("health"):
             responsive = await _responsive(guest)
-        if not responsive and (wanted.require_healthy or not wanted.memory):
+        reboots = wanted.stop and not wanted.memory
+        if not responsive and (wanted.require_healthy or reboots):
             raise GuestUnresponsiveError(
                 f"the agent inside {record.sandbox_id} does not answer: nothing was saved and the "
                 "sandbox runs on; try again, or save it without asking for a healthy guest"
@@ -164,10 +169,21 @@ class Saver:
         with timings.step("tunnels"):
             await tunnels.drain(_PARTING_S)
         # One that goes on keeps its processes; what is started from the snapshot ends them.
-        if wanted.stop and not wanted.memory:
+        if reboots:
             with timings.step("reboot"):
                 await guest.reboot(_REBOOT_S)
         return responsive
+
+    def _start_again(self, record: Record, place: Place) -> None:
+        """The sandbox runs on, and was rebooted: its template's program shall run as before."""
+        commands = GuestCommands(self.driver, place, record.spec.access_token)
+        sandbox_id = record.sandbox_id
+
+        def say(line: str) -> None:
+            _log.info("sandbox.startup", sandbox_id=sandbox_id, line=line)
+
+        again = startup.run(commands, record.origin.startup, say, _READY_S)
+        spawn(again, name=f"start command of {sandbox_id}")
 
     def _record(
         self, wanted: SnapshotSpec, record: Record, timings: Timings, responsive: bool
