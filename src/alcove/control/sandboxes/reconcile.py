@@ -196,7 +196,10 @@ class SandboxReconciler:
             case IdleAction.PAUSE:
                 await self._pauses.pause_idle(sandbox)
             case IdleAction.KILL:
-                await self._sandboxes.kill_idle(sandbox)
+                try:
+                    await self._sandboxes.kill_idle(sandbox)
+                except ControlError as error:
+                    _log.warning("sandbox.not_stopped", sandbox_id=sandbox.id, why=error.detail)
             case None:
                 pass
 
