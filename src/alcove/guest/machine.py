@@ -16,6 +16,8 @@ import socket
 import time
 from collections.abc import Iterator
 
+from alcove.guest.reseeding import HOOK, MARK
+
 _log = logging.getLogger(__name__)
 
 _MS_BIND = 4096
@@ -25,6 +27,7 @@ _HOSTS_MARK = "# alcove"
 _SUDO, _DISTRIBUTED = "/usr/bin/sudo", ".distrib"
 _OWN_SUDO = "/.alcove/bin/sudo"
 _CLOCK_TOLERANCE_S = 0.05
+_PYTHONS = ("/usr/lib", "/usr/local/lib")
 _IN_MEMORY = ("/dev/shm", "/run/user")  # noqa: S108 - emptied, not used
 
 _EXTRA_CA = "/run/alcove/ca.pem"
@@ -96,6 +99,25 @@ class Machine:
             os.symlink(_OWN_SUDO, link)
             return True
         return False
+
+    def teach_python(self) -> None:
+        """Have every Python that is installed here seed its generators anew in a clone."""
+        for parent in _PYTHONS:
+            with contextlib.suppress(OSError):
+                for name in os.listdir(self._root + parent):
+                    library = f"{parent}/{name}"
+                    if name.startswith("python3.") and os.path.exists(
+                        f"{self._root}{library}/os.py"
+                    ):
+                        self._extend_sitecustomize(f"{library}/sitecustomize.py")
+
+    def _extend_sitecustomize(self, path: str) -> None:
+        with _optional(path):
+            known = self._read(path)
+            if MARK not in known:
+                if not known:
+                    self._write(path, "")
+                self._replace(path, f"{known}\n{HOOK}" if known else HOOK)
 
     def set_clock(self, now_s: float) -> float:
         """By how many seconds it was wrong; 0.0 where it was left as it is."""

@@ -83,6 +83,7 @@ async def _run(options: _Options) -> None:
     machine = None if root is None else Machine(root)
     if machine is not None:
         machine.mark(sandbox_id=None, template_id=None)
+        machine.teach_python()
     environment = Environment()
     app = build_app(environment, children, machine)
     if machine is not None and machine.replace_sudo():

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 
 from alcove.node.cgroups import Cgroup
+from alcove.node.drivers import manifest
 from alcove.node.drivers.driver import Driver, Found, Image, Place, PortClosedError
 from alcove.wire.hosts import GUEST_PORT
 
@@ -77,6 +78,7 @@ class Bench:
             await ask(self.driver, place, "POST", "/init", wanted)
             into = self.scratch / f"snapshot-{place.slot}"
             await self.driver.snapshot(place, into)
+            await asyncio.to_thread(manifest.seal, into)
             try:
                 yield place, replace(self.image, snapshot=into)
             finally:
@@ -158,7 +160,9 @@ def unlist(snapshot: Path) -> None:
 
 
 def _largest(snapshot: Path) -> Path:
-    files = [file for file in snapshot.iterdir() if file.name != "manifest.json"]
+    files = [
+        file for file in snapshot.iterdir() if file.suffix != ".json" or file.name == "guest.json"
+    ]
     return max(files, key=lambda file: file.stat().st_size)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from alcove.concurrency import spawn
 from alcove.node import pidfd
 from alcove.node.cgroups import Cgroup, CgroupError, Limits
 from alcove.node.drivers import (
@@ -138,11 +139,12 @@ class GvisorDriver:
                 running()
             try:
                 version = await self._runsc.version_text()
-                await asyncio.to_thread(manifest.write, directory, self.name, version)
+                await asyncio.to_thread(manifest.describe, directory, self.name, version)
             except BaseException:
                 if stop:
                     await checkpoint.go_on(place, self._runsc, direct=direct)
                 raise
+        spawn(asyncio.to_thread(manifest.seal, into), name=f"checksums of {into.name}")
 
     async def go_on(self, place: Place) -> None:
         occupant = _occupant(place, Phase.RUNNING)

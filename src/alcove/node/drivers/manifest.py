@@ -1,8 +1,14 @@
 """A snapshot on disk: a directory that appears whole or not at all, and the check that it still is.
 
-manifest.json names the driver, the version that can read the files, and size and SHA-256 of each
-file. Sizes are compared on every restore, contents once per file and process: a file whose inode,
-size and times have not changed since is trusted, so the hot path costs one stat per file.
+manifest.json names the driver, the version that can read the files, and the size of each file;
+checksums.json their SHA-256. Sizes are compared on every restore, contents once per file and
+process: a file whose inode, size and times have not changed since is trusted, so the hot path costs
+one stat per file.
+
+    describe() ──▶ manifest.json, everything on the disk ──▶ seal() ──▶ checksums.json
+
+Checksums take longer than saving, so they may follow: a snapshot that is described is complete and
+will survive a crash. One whose checksums a crash has prevented gets them when it is next restored.
 """
 
 import contextlib
@@ -21,10 +27,11 @@ from alcove.node.drivers.driver import (
     SnapshotIncompatibleError,
 )
 
-_NAME = "manifest.json"
+_NAME, _CHECKSUMS = "manifest.json", "checksums.json"
 _FORMAT = 1
 _READ_BYTES = 1 << 20
 _MAX_TRUSTED = 4096
+_WRITTEN_HERE = "written by this process, checksum to follow"
 
 Fingerprint = tuple[int, int, int, int, int]
 _trusted: dict[Fingerprint, str] = {}
@@ -56,12 +63,54 @@ def new_directory(into: Path) -> Iterator[Path]:
 
 
 def write(directory: Path, driver: str, version: str) -> None:
-    """Describe every file in the directory and put all of it on the disk."""
+    """Describe every file in the directory, with checksums, and put all of it on the disk."""
+    describe(directory, driver, version)
+    seal(directory)
+
+
+def describe(directory: Path, driver: str, version: str) -> None:
+    """The same without checksums, for which seal() is owed. Raises DriverError."""
+    try:
+        _describe(directory, driver, version)
+    except OSError as error:
+        raise DriverError(f"cannot write a snapshot at {directory}: {error.strerror}") from error
+
+
+def seal(directory: Path) -> None:
+    """Write down the checksums of what this process has described; may be repeated.
+
+    A directory that is gone, or that somebody else has changed since, is left alone.
+    """
+    checksums = {}
+    try:
+        for file, _ in _entries(directory, _load(directory)):
+            before = _fingerprint(file)
+            digest = _digest(file)
+            if before is None or before not in _trusted or _fingerprint(file) != before:
+                return
+            checksums[file.name] = digest
+            _trusted[before] = digest
+        # The file is there already: nothing is added to a directory that may be being removed.
+        with (directory / _CHECKSUMS).open("r+b") as out:
+            out.write(json.dumps(checksums, indent=1).encode())
+            out.flush()
+            os.fsync(out.fileno())
+    except (OSError, SnapshotDamagedError):
+        return
+
+
+def sealed(directory: Path) -> bool:
+    """Whether the checksums of a described snapshot are there."""
+    return bool(_checksums(directory))
+
+
+def _describe(directory: Path, driver: str, version: str) -> None:
     files: dict[str, dict[str, Any]] = {}
     for file in sorted(directory.iterdir()):
-        digest = _digest(file, sync=True)
-        files[file.name] = {"size": file.stat().st_size, "sha256": digest}
-        _trust(file, digest)
+        _sync(file)
+        files[file.name] = {"size": file.stat().st_size}
+        _trust(file, _WRITTEN_HERE)
+    (directory / _CHECKSUMS).touch(mode=0o600)
     text = json.dumps(
         {"format": _FORMAT, "driver": driver, "version": version, "files": files}, indent=1
     )
@@ -69,6 +118,7 @@ def write(directory: Path, driver: str, version: str) -> None:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
+    sync_directory(directory)
 
 
 def check(directory: Path, driver: str, version: str) -> bool:
@@ -96,20 +146,22 @@ def check(directory: Path, driver: str, version: str) -> bool:
                 f"{file}: {'missing' if mark is None else f'{mark[2]} bytes'}, and"
                 f" {entry['size']} bytes were written"
             )
-        known = known and _trusted.get(mark) == entry["sha256"]
+        known = known and _trusted.get(mark, "") in {_WRITTEN_HERE, entry.get("sha256")}
     return known
 
 
 def check_contents(directory: Path) -> None:
-    """Compare every file with its checksum. Raises SnapshotDamagedError."""
+    """Compare every file with its checksum, or seal what has none. Raises SnapshotDamagedError."""
     for file, entry in _entries(directory, _load(directory)):
         try:
-            digest = _digest(file, sync=False)
+            digest = _digest(file)
         except OSError as error:
             raise SnapshotDamagedError(f"{file}: cannot be read: {error.strerror}") from error
-        if digest != entry["sha256"]:
+        if digest != entry.get("sha256", digest):
             raise SnapshotDamagedError(f"{file}: contents differ from what was written")
         _trust(file, digest)
+    if not sealed(directory):
+        seal(directory)
 
 
 def _load(directory: Path) -> dict[str, Any]:
@@ -123,18 +175,35 @@ def _load(directory: Path) -> dict[str, Any]:
 
 
 def _entries(directory: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    checksums = _checksums(directory)
     for name, entry in manifest["files"].items():
-        yield directory / name, entry
+        known = {"sha256": checksums[name]} if name in checksums else {}
+        yield directory / name, entry | known
 
 
-def _digest(file: Path, *, sync: bool) -> str:
+def _checksums(directory: Path) -> dict[str, str]:
+    """None of a snapshot that a crash has left without, or in the middle of writing them."""
+    try:
+        found = json.loads((directory / _CHECKSUMS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as source:
         while chunk := source.read(_READ_BYTES):
             digest.update(chunk)
-        if sync:
-            os.fsync(source.fileno())
     return digest.hexdigest()
+
+
+def _sync(file: Path) -> None:
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_directory(directory: Path) -> None:
