@@ -266,7 +266,7 @@ class Places:
                 waiting = self._pool.get(_fit(wish))
                 place = waiting.popleft() if waiting else await self._make(wish.size)
                 await self._driver.prepare(place, wish.image)
-                await self._warming.warm(place, wish.image, is_build=self.warm.is_build(wish))
+                await self._warming.warm(place, wish.image)
             kept = self.warm.push(wish, place, time.monotonic() - began)
             metrics.warm_refills.labels(metrics.Outcome.OK).inc()
         except Exception:

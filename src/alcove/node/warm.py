@@ -3,10 +3,9 @@
     wanted ──restored and frozen──▶ warm ──popped──▶ a sandbox of its own
                                       └──surplus · forgotten──▶ given up
 
-Bookkeeping only: places.py makes them, warming.py knows how. An image has warm sandboxes while it
-is asked for: so many as are asked for in two seconds, or while two are replaced. Ready builds
-count as templates from the start; a snapshot does once it was asked for in several spans of time,
-so that neither the one resume from a pause nor the burst of a fork leaves anything behind.
+Bookkeeping only: places.py makes them, warming.py knows how. Only builds have warm sandboxes: what
+a user's snapshot runs would go on, and act on the world, in a sandbox that nobody asked for. They
+have them while they are asked for: so many as are asked for in two seconds, or while two are made.
 """
 
 import math
@@ -25,12 +24,9 @@ _REMEMBERED_S = 600.0
 """So long after it was last asked for an image has warm sandboxes; the newest keeps its own."""
 _RECENT_S = 20.0
 """So long nothing is given up because demand has become less."""
-_SPAN_S = 10.0
-_SPANS_OF_A_TEMPLATE = 3
 _BLOCKED_S = 30.0
 _HORIZON_S = 2.0
 _FIRST_GUESS_S = 0.3
-_IMAGES_KNOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +43,21 @@ class Wish:
 
 @dataclass(slots=True)
 class _Demand:
-    """How one image is asked for, and what waits of it."""
+    """How one build is asked for, and what waits of it."""
 
     wish: Wish
     asked_at: float
-    is_build: bool = False
     weight: float = 0.0
     """Number of times it was asked for, each fading with time."""
-    spans: set[int] = field(default_factory=set)
     blocked_until: float = 0.0
     places: deque[Place] = field(default_factory=deque)
 
     def ask(self, now: float) -> None:
         self.weight = self._weight(now) + 1
         self.asked_at = now
-        span = int(now / _SPAN_S)
-        oldest = span - int(_REMEMBERED_S / _SPAN_S)
-        self.spans = {known for known in self.spans if known >= oldest} | {span}
 
     def rate(self, now: float) -> float:
         return self._weight(now) * math.log(2) / _HALF_LIFE_S
-
-    @property
-    def is_template(self) -> bool:
-        return self.is_build or len(self.spans) >= _SPANS_OF_A_TEMPLATE
 
     def _weight(self, now: float) -> float:
         return self.weight * math.exp2((self.asked_at - now) / _HALF_LIFE_S)
@@ -87,12 +74,13 @@ class WarmPool:
         self._refill_s = _FIRST_GUESS_S
 
     def add_build(self, wish: Wish) -> None:
-        """A build has become ready: what it is good for is being started from."""
-        self._known(wish).is_build = True
+        """A build has become ready; no harm if it is known."""
+        self._demands.setdefault(wish.key, _Demand(wish, self._now()))
 
     def ask(self, wish: Wish) -> None:
-        """A sandbox is to be started."""
-        self._known(wish).ask(self._now())
+        """A sandbox is to be started; of what is no build, nothing is remembered."""
+        if demand := self._demands.get(wish.key):
+            demand.ask(self._now())
 
     def pop(self, wish: Wish) -> Place | None:
         """The one that waited longest, for the caller to own."""
@@ -116,11 +104,6 @@ class WarmPool:
         """It could not be made: do not try again at once."""
         if demand := self._demands.get(wish.key):
             demand.blocked_until = self._now() + _BLOCKED_S
-
-    def is_build(self, wish: Wish) -> bool:
-        """Whether nobody's programs run in it yet but those of the template."""
-        demand = self._demands.get(wish.key)
-        return demand is not None and demand.is_build
 
     def missing(self) -> Wish | None:
         """Of what the next one should be made; what was asked for last comes first."""
@@ -176,9 +159,8 @@ class WarmPool:
         now = self._now()
         left = self._most
         targets = []
-        templates = [demand for demand in self._demands.values() if demand.is_template]
-        templates.sort(key=lambda demand: demand.asked_at, reverse=True)
-        for index, demand in enumerate(templates):
+        known = sorted(self._demands.values(), key=lambda demand: demand.asked_at, reverse=True)
+        for index, demand in enumerate(known):
             target = 0
             if index == 0 or now - demand.asked_at < _REMEMBERED_S:
                 horizon_s = max(_HORIZON_S, 2 * self._refill_s)
@@ -187,17 +169,3 @@ class WarmPool:
             left -= target
             targets.append((demand, target))
         return targets
-
-    def _known(self, wish: Wish) -> _Demand:
-        demand = self._demands.get(wish.key)
-        if demand is None:
-            self._make_room()
-            demand = self._demands[wish.key] = _Demand(wish, self._now())
-        return demand
-
-    def _make_room(self) -> None:
-        if len(self._demands) < _IMAGES_KNOWN:
-            return
-        idle = [(known.asked_at, key) for key, known in self._demands.items() if not known.places]
-        if idle:
-            del self._demands[min(idle, key=lambda entry: entry[0])[1]]

@@ -26,21 +26,19 @@ class Warming:
         self._driver = driver
         self._ground = ground
 
-    async def warm(self, place: Place, image: Image, *, is_build: bool) -> None:
+    async def warm(self, place: Place, image: Image) -> None:
         """Leave a frozen sandbox in a prepared place.
 
         Raises DriverError, GuestError or CgroupError.
 
-        In that of a build the agent also does what every client asks first, so that its pages and
-        threads are there; a user's snapshot is left as its owner left it.
+        Its agent also does what every client asks first, so that its pages and threads are there.
         """
         self._ground.weigh(place, _WEIGHT_WHILE_WARMING)
         await self._driver.restore(place, image)
         guest = GuestClient(self._driver, place, "")
         await guest.healthy(_ANSWER_S)
-        if is_build:
-            await guest.init({"hostname": "template"}, _ANSWER_S)
-            await self._run_something(place)
+        await guest.init({"hostname": "template"}, _ANSWER_S)
+        await self._run_something(place)
         self._ground.weigh(place, image.vcpu_count)
         if isinstance(self._driver, RestingDriver):
             await self._driver.freeze(place)

@@ -42,24 +42,21 @@ def fill(pool: WarmPool) -> list[str]:
     return made
 
 
-def test_a_ready_build_has_the_least_number_and_a_snapshot_none(clock):
+def test_a_ready_build_has_the_least_number(clock):
     pool = WarmPool(2, 8, clock)
     pool.add_build(wish())
-    pool.ask(wish("snapshot"))
+    pool.add_build(wish())
     assert fill(pool) == ["b1", "b1"]
-    assert pool.pop(wish("snapshot")) is None
 
 
-def test_a_snapshot_that_is_used_again_and_again_becomes_a_template(clock):
+def test_a_users_snapshot_has_none_however_often_it_is_asked_for(clock):
     pool = WarmPool(2, 8, clock)
     for _ in range(100):
-        pool.ask(wish("fork"))
+        pool.ask(wish("snapshot"))
+        clock.now += 10
     assert pool.missing() is None
-    for _ in range(3):
-        pool.ask(wish("template"))
-        clock.now += 30
-    assert fill(pool) == ["template"] * 2
-    assert not pool.is_build(wish("template"))
+    assert pool.pop(wish("snapshot")) is None
+    assert pool.target == 0
 
 
 def test_demand_makes_it_larger_up_to_the_limit(clock):
@@ -154,11 +151,3 @@ def test_a_forgotten_build_leaves_its_places_to_the_caller(clock):
     assert len(pool.forget("b1")) == 2
     assert not pool.push(wish(), place(9), 0.1)
     assert (len(pool), pool.target) == (0, 0)
-
-
-def test_what_is_known_of_images_is_bounded(clock):
-    pool = WarmPool(1, 8, clock)
-    for number in range(1000):
-        clock.now += 1
-        pool.ask(wish(f"s{number}"))
-    assert len(pool._demands) <= 64
