@@ -143,3 +143,30 @@ def test_resets_that_are_refused(in_world: InWorld) -> None:
         assert answer.status_code == 200
 
     in_world(scenario)
+
+
+def test_logs_and_metrics_of_forked_and_paused_ones(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        source = await world.create()
+        [child] = (await world.http.post(f"/sandboxes/{source}/fork", json={})).json()
+        child_id = child["sandbox"]["sandboxID"]
+        await world.app.state.sampler.step()
+        await world.http.post(f"/sandboxes/{source}/pause")
+        await world.app.state.sampler.step()
+        told = [entry["message"] for entry in (await logs(world, source))]
+        assert {"Sandbox started", "Sandbox forked", "Sandbox paused"} <= set(told)
+        assert "Sandbox started" in [entry["message"] for entry in await logs(world, child_id)]
+        for sandbox_id, points in ((source, 1), (child_id, 2)):
+            found = (await world.http.get(f"/sandboxes/{sandbox_id}/metrics")).json()
+            assert len(found) == points
+        query = {"sandbox_ids": f"{source},{child_id}"}
+        newest = (await world.http.get("/sandboxes/metrics", params=query)).json()
+        assert sorted(newest["sandboxes"]) == sorted([source, child_id])
+
+    in_world(scenario)
+
+
+async def logs(world: World, sandbox_id: str) -> list[dict]:
+    answer = await world.http.get(f"/v2/sandboxes/{sandbox_id}/logs")
+    assert answer.status_code == 200
+    return answer.json()["logs"]

@@ -26,9 +26,22 @@ _TEXTS = {
     EventKind.PAUSE_FAILED: "Sandbox could not be paused and runs on",
     EventKind.RESUMED: "Sandbox resumed",
     EventKind.RESUME_FAILED: "Sandbox could not be resumed and stays paused",
+    EventKind.FORKED: "Sandbox forked",
+    EventKind.SNAPSHOT_CREATED: "Snapshot taken",
+    EventKind.SNAPSHOT_DELETED: "Snapshot deleted",
+    EventKind.ROLLED_BACK: "Sandbox rolled back",
+    EventKind.ROLLBACK_FAILED: "Sandbox could not be rolled back",
 }
-_FAILURES = {EventKind.FAILED, EventKind.PAUSE_FAILED, EventKind.RESUME_FAILED}
-_EXPECTED_ENDS = {StopReason.KILLED.value, StopReason.TIMEOUT.value, StopReason.IDLE.value}
+_FAILURES = {
+    EventKind.FAILED,
+    EventKind.PAUSE_FAILED,
+    EventKind.RESUME_FAILED,
+    EventKind.ROLLBACK_FAILED,
+}
+_EXPECTED_ENDS = {
+    reason.value
+    for reason in (StopReason.KILLED, StopReason.TIMEOUT, StopReason.IDLE, StopReason.RETENTION)
+}
 
 
 @dataclass(frozen=True, slots=True)
