@@ -9,6 +9,7 @@ a pause with its resume, a fork, a checkpoint, a rollback, or a sandbox made fro
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -104,6 +105,7 @@ def main() -> int:
     sys.stderr.write(f"seed {chosen.seed}\n")
     folder = chosen.data_dir or Path(f"/var/lib/alcove-soak-{chosen.driver}")
     stack = stacks.start(folder, **own_stack(chosen.driver))
+    os.environ.update(stack.environment)
     try:
         report = soak(
             stack,

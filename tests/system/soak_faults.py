@@ -19,8 +19,8 @@ from stack import Stack
 READY_TIMEOUT_S = 60.0
 SMALL_DISK_MIB = 6144
 FULL_FOR_S = (0.3, 2.0)
-AFTERMATH_S = 5.0
-"""Processes that started again need so long to find each other."""
+AFTERMATH_S = 10.0
+"""Processes that started again need so long to find each other on a busy machine."""
 
 
 @contextmanager
