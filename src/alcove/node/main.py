@@ -62,7 +62,6 @@ from alcove.wire.states import NodeSandboxState, StopReason
 _log = structlog.get_logger()
 
 _RUNSC = "runsc"
-_ETHERNET_MTU = 1500
 _GRACE_S = 3
 _KEEP_ALIVE_S = 620
 _COLLECT_PERIOD_S = 600.0
@@ -87,7 +86,7 @@ class Machine:
         if settings.driver == "fake":
             self.ground = PlainGround(settings.instance, self._slots)
         else:
-            network = Network(settings.instance, settings.slot_network, mtu=_mtu())
+            network = Network(settings.instance, settings.slot_network, mtu=uplink.mtu())
             self.ground = KernelGround(network, self._slots)
             self.resolver = Resolver(network.rules.host_address, settings.data_dir / "run")
             self._network = network
@@ -388,14 +387,6 @@ def _cluster_token(data_dir: Path) -> str:
     if not token:
         raise NodeError(f"{path} is empty: remove it and run `alcove up`")
     return token
-
-
-def _mtu() -> int:
-    try:
-        return uplink.uplink().mtu
-    except uplink.NoUplinkError as error:
-        _log.warning("node.no_uplink", error=str(error))
-        return _ETHERNET_MTU
 
 
 if __name__ == "__main__":

@@ -106,14 +106,7 @@ class Saver:
                     f"the snapshot could not be taken, and the sandbox runs on: {error}"
                 ) from error
         metrics.save_seconds.observe(time.perf_counter() - began)
-        _log.info(
-            "sandbox.saved",
-            sandbox_id=record.sandbox_id,
-            snapshot_id=wanted.snapshot_id,
-            size_bytes=report.size_bytes,
-            stop=wanted.stop,
-            **timings.ms,
-        )
+        _tell(wanted, report, timings)
         return report
 
     @contextlib.asynccontextmanager
@@ -207,6 +200,17 @@ class Saver:
             timings_ms=dict(timings.ms),
         )
         return SnapshotRecord(report, record.origin, spec.access_token, wanted.stop)
+
+
+def _tell(wanted: SnapshotSpec, report: SnapshotReport, timings: Timings) -> None:
+    _log.info(
+        "sandbox.saved",
+        sandbox_id=wanted.sandbox_id,
+        snapshot_id=wanted.snapshot_id,
+        size_bytes=report.size_bytes,
+        stop=wanted.stop,
+        **timings.ms,
+    )
 
 
 async def _responsive(guest: GuestClient) -> bool:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import structlog
+
+_log = structlog.get_logger()
+
+_ETHERNET_MTU = 1500
 _ROUTES = Path("/proc/net/route")
 _DEVICES = Path("/sys/class/net")
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -29,6 +34,15 @@ class Uplink:
     device: str
     mtu: int
     address: IPv4Address
+
+
+def mtu() -> int:
+    """Of the device of the default route; Ethernet's if there is none."""
+    try:
+        return uplink().mtu
+    except NoUplinkError as error:
+        _log.warning("node.no_uplink", error=str(error))
+        return _ETHERNET_MTU
 
 
 def uplink() -> Uplink:
