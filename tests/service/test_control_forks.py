@@ -265,3 +265,67 @@ def test_a_strict_clone_is_all_or_nothing(in_world: InWorld) -> None:
         assert await open_usage(world) == 1
 
     in_world(scenario)
+
+
+def test_a_paused_sandbox_is_cloned_and_not_forked(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        source = await world.create(timeout=700)
+        await world.http.post(f"/sandboxes/{source}/pause")
+        [saved] = world.node.saved
+        for what in ("fork", "snapshots", "commit"):
+            answer = await world.http.post(f"/sandboxes/{source}/{what}", json={})
+            assert answer.status_code == 409, what
+            assert "is paused and cannot be" in answer.json()["message"]
+            assert "resume it first" in answer.json()["message"]
+        answer = await world.http.post(f"/sandboxes/{source}/clone", json={"count": 2})
+        assert answer.status_code == 201
+        for entry in answer.json()["sandboxes"]:
+            made = await row(world, entry["sandboxID"])
+            assert made.end_at - made.started_at == 300_000_000
+            assert (made.snapshot_id, made.depth) == (saved, 1)
+            assert not world.node.specs[SandboxId(entry["sandboxID"])].reboot
+        assert (await row(world, source)).state.value == "paused"
+        assert (await world.http.get(f"/sandboxes/{source}")).json()["state"] == "paused"
+        await world.app.state.snapshot_reconciler.step()
+        assert list(world.node.saved) == [saved]
+        await world.http.delete(f"/sandboxes/{source}")
+        await world.app.state.snapshot_reconciler.step()
+        assert world.node.saved == {}
+        assert len(world.node.running()) == 2
+
+    in_world(scenario)
+
+
+def test_a_clone_of_one_paused_without_memory_boots(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        source = await world.create()
+        await world.http.post(f"/sandboxes/{source}/pause", json={"memory": False})
+        answer = await world.http.post(f"/sandboxes/{source}/clone", json={})
+        [entry] = answer.json()["sandboxes"]
+        assert world.node.specs[SandboxId(entry["sandboxID"])].reboot
+
+    in_world(scenario)
+
+
+def test_what_is_asked_while_it_is_being_paused(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        source = await world.create()
+        statuses: dict[str, int] = {}
+
+        async def amid(method: str) -> None:
+            if method != "save":
+                return
+            world.node.hold = None
+            for what in ("fork", "clone", "snapshots", "reset"):
+                answer = await world.http.post(f"/sandboxes/{source}/{what}", json={})
+                statuses[what] = answer.status_code
+                assert "is being paused" in answer.json()["message"]
+                assert answer.headers["Should-Retry"] == "true"
+
+        world.node.hold = amid
+        answer = await world.http.post(f"/sandboxes/{source}/pause")
+        assert answer.status_code == 204
+        assert statuses == {"fork": 409, "clone": 409, "snapshots": 409, "reset": 409}
+        assert world.node.calls["save"] == 1
+
+    in_world(scenario)
