@@ -358,7 +358,7 @@ class Places:
         while (place := self.warm.surplus()) is not None:
             self._give_up(place.slot)
         short = memory_available_mib() < _RESERVES_TO_KEEP_WARM * self._limits.memory_reserve_mib
-        if short and (place := self.warm.shed()) is not None:
+        while short and (place := self.warm.shed()) is not None:
             self._give_up(place.slot)
 
     def _drop(self, fit: _Fit) -> None:

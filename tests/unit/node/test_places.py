@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,13 @@ class CountingDriver(FakeDriver):
         if self.errors:
             raise self.errors.pop()
         await super().prepare(place, image)
+
+
+class SnapshotlessDriver(FakeDriver):
+    """Restores from nothing."""
+
+    async def restore(self, place: Place, image: Image) -> None:
+        await self.boot(place, image)
 
 
 @dataclass
@@ -293,5 +300,36 @@ def test_close_gives_prepared_places_back_and_leaves_taken_ones(tmp_path):
             taken = await p.places.take(image(), SIZE)
             await p.places.close()
             assert p.slots() == {taken.place.slot}
+
+    play(act)
+
+
+def test_places_of_one_root_file_system_serve_every_snapshot_of_it(tmp_path):
+    async def act() -> None:
+        async with pool(tmp_path) as p:
+            p.places.want(image(), SIZE)
+            await p.until_prepared(2)
+            saved = replace(image(), snapshot=Path("/snapshots/1"))
+            assert (await p.places.take(saved, SIZE)).prepared
+            await p.until_prepared(2)
+            assert (await p.places.take(image(), SIZE)).prepared
+
+    play(act)
+
+
+def test_short_of_memory_warm_sandboxes_are_given_up(tmp_path, monkeypatch):
+    async def act() -> None:
+        ground, driver = AwkwardGround(tmp_path), SnapshotlessDriver()
+        limits = Limits(50, 0, 0, 0.0, 0, 1, warm_per_image=2, warm_total=4)
+        places = Places(ground, driver, limits)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(places.run())
+            places.want(image(), SIZE)
+            await turns(lambda: len(places.warm) == 2)
+            monkeypatch.setattr("alcove.node.places.memory_available_mib", lambda: 1)
+            await places.sweep()
+            assert len(places.warm) == 0
+            await places.cleared()
+            work.cancel()
 
     play(act)
