@@ -35,7 +35,7 @@ try:
 
     names = {event.event_name for event in Sandbox.get_events(limit=100).items}
     assert {"create", "pause", "resume"} <= names, names
-    paused = Sandbox.beta_create(timeout=300, auto_pause=True)
+    paused = Sandbox.create(timeout=300, auto_pause=True)
     made.append(paused.sandbox_id)
     paused.beta_pause()
     assert Sandbox.get_info(paused.sandbox_id).state == SandboxState.PAUSED
