@@ -1,7 +1,9 @@
 """All sandboxes of this node: what may be asked of them, and who is found at a restart."""
 
+import contextlib
 import functools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -169,7 +171,7 @@ class Supervisor:
                     f"sandbox {record.sandbox_id} runs under the driver {record.driver!r}: start "
                     "the node with that driver, or stop all sandboxes first (`alcove down`)"
                 )
-            life = Life(self._around, record)
+            life = Life(self._around, self._with_origin(record))
             life.post(Event.RESTARTED, StopReason.START_FAILED, "the node restarted meanwhile")
             if self._was_paused(record):
                 life.post(Event.STOP, StopReason.PAUSED)
@@ -303,6 +305,14 @@ class Supervisor:
         self._ended[sandbox_id] = life.record
         if len(self._ended) > KEPT_STOPPED + _SLACK:
             self.forget_old()
+
+    def _with_origin(self, record: Record) -> Record:
+        """Records of the first version do not say what their sandboxes stand on."""
+        if record.origin != Origin():
+            return record
+        with contextlib.suppress(NotHereError):
+            return replace(record, origin=self._builds.origin(record.spec.build_id))
+        return record
 
     def _was_paused(self, record: Record) -> bool:
         """Whether all that is left to do of a pause is to stop the sandbox."""
