@@ -46,7 +46,8 @@ class Options:
     ingress_port: int = 3005
     edge_metrics_port: int = 3006
     slot_network: str = "10.231.0.0/16"
-    places_ready: int = 3
+    places_ready: int | None = None
+    """None: the node chooses, by its memory."""
     database_url: str = ""
     max_sandbox_hours: int = 24
     concurrent_sandboxes: int = 1000
@@ -141,7 +142,7 @@ class Installation:
             "ALCOVE_EDGE_DOMAIN": o.domain,
             "ALCOVE_EDGE_CONTROL_URL": f"http://127.0.0.1:{o.api_port}",
         }
-        return {name: str(value) for name, value in values.items()}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def load(data_dir: Path) -> Installation | None:

@@ -10,13 +10,23 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB_PER_WARM = 2048
 _MOST_WARM = 16
+_MIB_PER_PLACE = 1536
+_LEAST_PLACES, _MOST_PLACES = 3, 16
 
 
 def warm_for_memory() -> int:
     """None below 4 GiB, then one per 2 GiB, and not without end."""
-    total_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    count = min(_MOST_WARM, total_mib // _MIB_PER_WARM)
+    count = min(_MOST_WARM, _total_mib() // _MIB_PER_WARM)
     return count if count >= 2 else 0
+
+
+def places_for_memory() -> int:
+    """A burst of starts, or a fork, is as quick as places are ready; each takes 25 MiB."""
+    return max(_LEAST_PLACES, min(_MOST_PLACES, _total_mib() // _MIB_PER_PLACE))
+
+
+def _total_mib() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 class Settings(BaseSettings):
@@ -50,10 +60,10 @@ class Settings(BaseSettings):
     slots_max: int = Field(default=2000, ge=1)
     """How many places, and so sandboxes, there may be at once."""
 
-    places_ready: int = Field(default=3, ge=0)
+    places_ready: int = Field(default_factory=places_for_memory, ge=0)
     """Places held prepared for each image that was wanted lately; 0 prepares none."""
 
-    places_ready_total: int = Field(default=12, ge=0)
+    places_ready_total: int = Field(default_factory=lambda: 2 * places_for_memory(), ge=0)
     """Prepared places of all images together."""
 
     warm_ready: int = Field(default=2, ge=0)
