@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 def make_place(root: Path, slot: int) -> Place:
     """Network namespace, veth pair, addresses rewritten at the host's end, and directories."""
     name = f"{INSTANCE}-{slot}"
-    address = f"10.239.{slot >> 8}.{slot & 255}"
+    address = f"10.236.{slot >> 8}.{slot & 255}"
     directory = root / "slots" / str(slot)
     place = Place(
         slot=slot,

@@ -172,6 +172,25 @@ async def a_snapshot_is_whole_or_absent(bench: Bench) -> None:
         shutil.rmtree(into)
 
 
+async def what_is_saved_to_stop_stands_still_or_goes_on(bench: Bench) -> None:
+    async with bench.saved() as (source, image), bench.place() as clone:
+        into = bench.scratch / "to-stop"
+        await bench.driver.snapshot(source, into, stop=True)
+        expect(await bench.stranger.find(source), Found.RUNNING, "find after a save to stop")
+        await bench.driver.restore(clone, replace(image, snapshot=into))
+        expect((await envs(bench.driver, clone))["ORIGIN"], "template", "clone's memory")
+        for _ in range(2):
+            await bench.stranger.go_on(source)
+            expect((await envs(bench.driver, source))["ORIGIN"], "template", "source's memory")
+        nowhere = bench.scratch / "nowhere" / "snapshot"
+        await must_raise(DriverError, bench.driver.snapshot(source, nowhere, stop=True))
+        expect((await envs(bench.driver, source))["ORIGIN"], "template", "after a failed save")
+        await bench.driver.snapshot(source, into, stop=True)
+        await bench.driver.stop(source)
+        await must_raise(NotRunningError, bench.driver.go_on(source))
+        shutil.rmtree(into)
+
+
 async def a_damaged_snapshot_starts_nothing(bench: Bench) -> None:
     async with bench.saved() as (_, image):
         assert image.snapshot is not None
@@ -292,6 +311,7 @@ CHECKS: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     clones_start_side_by_side,
     a_restore_may_be_repeated,
     a_snapshot_is_whole_or_absent,
+    what_is_saved_to_stop_stands_still_or_goes_on,
     a_damaged_snapshot_starts_nothing,
     an_empty_place_has_nothing_to_save_or_dial,
     a_closed_port_is_told_from_a_dead_sandbox,
