@@ -165,7 +165,7 @@ def test_a_rollback_that_is_refused_changes_nothing(
         sandbox_id = await world.create()
         taken = await checkpoint(world, sandbox_id)
         if state == "paused":
-            await world.http.post(f"/sandboxes/{sandbox_id}/pause")
+            await world.http.post(f"/sandboxes/{sandbox_id}/pause", json={"memory": False})
         before = await row(world, sandbox_id)
         bills = await open_usage(world)
         world.node.fail["start"] = error
@@ -173,6 +173,7 @@ def test_a_rollback_that_is_refused_changes_nothing(
         del world.node.fail["start"]
         after = await row(world, sandbox_id)
         assert (after.state, after.snapshot_id) == (before.state, before.snapshot_id)
+        assert after.pause_memory is before.pause_memory
         assert await open_usage(world) == bills
         await world.app.state.sandbox_reconciler.step()
         await world.app.state.snapshot_reconciler.step()
@@ -192,6 +193,9 @@ def test_when_the_old_life_is_gone_it_is_paused_at_the_checkpoint(
 ) -> None:
     async def scenario(world: World) -> None:
         sandbox_id = await world.create()
+        # What an earlier pause kept says nothing of what the checkpoint has.
+        await world.http.post(f"/sandboxes/{sandbox_id}/pause", json={"memory": False})
+        await world.http.post(f"/v2/sandboxes/{sandbox_id}/connect", json={})
         taken = await checkpoint(world, sandbox_id)
 
         async def lose(method: str) -> None:
@@ -209,7 +213,8 @@ def test_when_the_old_life_is_gone_it_is_paused_at_the_checkpoint(
         assert await open_usage(world) == 0
         answer = await world.http.post(f"/v2/sandboxes/{sandbox_id}/connect", json={})
         assert answer.status_code == 201
-        assert world.node.specs[sandbox_id].snapshot_id == taken["checkpointID"]
+        spec = world.node.specs[SandboxId(sandbox_id)]
+        assert (spec.snapshot_id, spec.reboot) == (taken["checkpointID"], False)
 
     in_world(scenario)
 

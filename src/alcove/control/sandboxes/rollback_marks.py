@@ -14,7 +14,9 @@ async def mark_rolling_back(tx: Tx, before: Sandbox, resuming: Sandbox) -> bool:
     if not await marks.mark_resuming(tx, before, resuming):
         return False
     kept = before.snapshot_id if before.state is State.PAUSED else None
-    await tx.execute(update(sandboxes).where(sandboxes.c.id == before.id).values(saving_id=kept))
+    # Where it is paused if it does not start: at the checkpoint, with the memory that one has.
+    values = {"saving_id": kept, "pause_memory": resuming.pause_memory}
+    await tx.execute(update(sandboxes).where(sandboxes.c.id == before.id).values(**values))
     return True
 
 
@@ -32,6 +34,8 @@ async def mark_as_before(tx: Tx, resuming: Sandbox, before: Sandbox) -> bool:
             generation=before.generation if before.state is State.RUNNING else resuming.generation,
             snapshot_id=before.snapshot_id,
             saving_id=None,
+            pause_memory=before.pause_memory,
+            unresponsive=before.unresponsive,
             boots=before.boots,
             end_at=before.end_at,
         )

@@ -100,6 +100,7 @@ class Rollbacks:
                 state=State.RESUMING,
                 generation=before.generation + 1,
                 snapshot_id=shown.snapshot_id,
+                pause_memory=shown.memory,
                 start_deadline=self._in.limits.start_deadline(now),
                 end_at=end_at,
                 boots=before.boots + (0 if shown.memory else 1),
