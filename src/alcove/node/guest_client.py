@@ -13,7 +13,7 @@ from typing import Any
 
 import h11
 
-from alcove.node.drivers.driver import Driver, Place, PortClosedError
+from alcove.node.drivers.driver import Driver, DriverError, NotRunningError, Place
 from alcove.wire.hosts import GUEST_PORT
 
 _ANSWER_MAX_BYTES = 64 * 1024
@@ -135,8 +135,10 @@ class GuestClient:
                         return await self._call(method, path, body, min(attempt_s, timeout_s))
                     except GuestTimeoutError as error:
                         last, attempt_s = error, 2 * attempt_s
-                    except (PortClosedError, GuestError) as error:
-                        last = error
+                    except NotRunningError:
+                        raise
+                    except (DriverError, GuestError) as error:
+                        last = error  # closed still, or too busy to be dialled in time
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         except TimeoutError:

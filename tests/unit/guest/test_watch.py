@@ -7,6 +7,7 @@ import pytest
 from in_loop import in_loop
 
 from alcove.guest import watch
+from alcove.guest import watchers as all_watchers
 from alcove.guest.inotify import Inotify, Mask
 from alcove.guest.watch import EventsLostError, Watcher
 from alcove.guest.watchers import Watchers
@@ -332,9 +333,9 @@ async def test_a_removed_watcher_is_gone(tmp_path):
 
 @in_loop
 async def test_watchers_are_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "MAX_WATCHERS", 1)
+    monkeypatch.setattr(all_watchers, "MAX_WATCHERS", 1)
     async with watching(tmp_path) as (watchers, watcher_id):
-        with pytest.raises(watch.TooManyWatchersError):
+        with pytest.raises(all_watchers.TooManyWatchersError):
             await watchers.open(str(tmp_path), recursive=False, include_entry=False)
         await watchers.remove(watcher_id)
         other = await watchers.open(str(tmp_path), recursive=False, include_entry=False)
@@ -343,7 +344,7 @@ async def test_watchers_are_few(tmp_path, monkeypatch):
 
 @in_loop
 async def test_a_failed_opening_gives_its_place_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "MAX_WATCHERS", 1)
+    monkeypatch.setattr(all_watchers, "MAX_WATCHERS", 1)
     watchers = Watchers()
     for _ in range(3):
         with pytest.raises(FileNotFoundError):
