@@ -80,9 +80,9 @@ while not os.path.exists("/tmp/go"):
     if idle:
         look(0.01)
 seen["polls"] = 0
-look(0.3)
+look(0.6)
 os.write(writer, b"x")
-look(0.3)
+look(0.6)
 print(seen["ghosts"], seen["pipe"], seen["closed"], seen["polls"] < 40, file=open("/tmp/seen", "w"))
 """
 """Watches connections with epoll: all the time, or not before it is told to."""
@@ -215,7 +215,7 @@ def test_without_space_nothing_is_left_and_the_sandbox_runs_on(
                         await driver.snapshot(place, small / "snapshot", stop=stop)
                         await driver.go_on(place)
                 finally:
-                    await run(["umount", str(small)])
+                    await run(["umount", "--lazy", str(small)])  # checksums are being read
             assert await answers(driver, place)
 
     asyncio.run(scenario())
