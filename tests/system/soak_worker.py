@@ -227,7 +227,12 @@ class Worker(threading.Thread):
     def _damage(self, sandbox_id: str) -> str:
         """Turn one bit of a file of its snapshot, or cut the file short."""
         folder = self._stack.data_dir / "snapshots" / ledger.snapshot_of(self._stack, sandbox_id)
+        checksums = folder / "data" / "checksums.json"
+        # Written after the answer; without them it counts as interrupted, which is no damage.
+        while checksums.exists() and not checksums.stat().st_size:
+            time.sleep(0.05)
         files = [file for file in (folder / "data").rglob("*") if file.stat().st_size]
+        files = [file for file in files if file != checksums]
         file = self._chance.choice(sorted(files))
         before = file.stat()
         # A bit of the manifest's spaces means nothing, and one of its version another version.
