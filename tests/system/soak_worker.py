@@ -227,16 +227,14 @@ class Worker(threading.Thread):
     def _damage(self, sandbox_id: str) -> str:
         """Turn one bit of a file of its snapshot, or cut the file short."""
         folder = self._stack.data_dir / "snapshots" / ledger.snapshot_of(self._stack, sandbox_id)
-        checksums = folder / "data" / "checksums.json"
         # Written after the answer; without them it counts as interrupted, which is no damage.
-        while checksums.exists() and not checksums.stat().st_size:
+        while (folder / "data" / "checksums.owed").exists():
             time.sleep(0.05)
         files = [file for file in (folder / "data").rglob("*") if file.stat().st_size]
-        files = [file for file in files if file != checksums]
         file = self._chance.choice(sorted(files))
         before = file.stat()
-        # A bit of the manifest's spaces means nothing, and one of its version another version.
-        if file.name == "manifest.json" or self._chance.random() < 0.3:
+        # A bit of a manifest's spaces means nothing, and one of its version another version.
+        if file.suffix == ".json" or self._chance.random() < 0.3:
             os.truncate(file, self._chance.randrange(before.st_size))
             return f"cutting {file.name} short"
         _turn_bit(file, self._chance.randrange(before.st_size), self._chance.randrange(8))

@@ -64,13 +64,23 @@ def test_what_changed_before_it_was_sealed_is_not_sealed(described: Path) -> Non
     assert not manifest.sealed(described)
 
 
-def test_a_torn_list_of_checksums_is_none(described: Path) -> None:
-    manifest.seal(described)
-    text = (described / "checksums.json").read_text()
-    (described / "checksums.json").write_text(text[:20])
+def test_checksums_cut_off_in_the_middle_are_still_owed(described: Path) -> None:
+    (described / "checksums.owed").write_text('{"pages.img": "12')
     strange()
     assert not manifest.check(described, "gvisor", "1")
     manifest.check_contents(described)
+    assert manifest.sealed(described)
+
+
+@pytest.mark.parametrize("text", ["", '{"pages', "[]", "{}", None])
+def test_checksums_that_were_written_and_are_not_there_are_damage(
+    described: Path, text: str | None
+) -> None:
+    manifest.seal(described)
+    file = described / "checksums.json"
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(SnapshotDamagedError, match="checksum"):
+        manifest.check(described, "gvisor", "1")
 
 
 def test_sealing_what_is_gone_does_nothing(tmp_path: Path) -> None:

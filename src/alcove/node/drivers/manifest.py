@@ -5,10 +5,11 @@ checksums.json their SHA-256. Sizes are compared on every restore, contents once
 process: a file whose inode, size and times have not changed since is trusted, so the hot path costs
 one stat per file.
 
-    describe() ──▶ manifest.json, everything on the disk ──▶ seal() ──▶ checksums.json
+    describe() ──▶ manifest.json, checksums.owed, all on the disk ──▶ seal() ──▶ checksums.json
 
 Checksums take longer than saving, so they may follow: a snapshot that is described is complete and
-will survive a crash. One whose checksums a crash has prevented gets them when it is next restored.
+will survive a crash. One whose checksums a crash has prevented still owes them, and gets them when
+it is next restored; one that owes none and has none, or none that can be read, is damaged.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from alcove.node.drivers.driver import (
     SnapshotIncompatibleError,
 )
 
-_NAME, _CHECKSUMS = "manifest.json", "checksums.json"
+_NAME, _CHECKSUMS, _OWED = "manifest.json", "checksums.json", "checksums.owed"
 _FORMAT = 1
 _READ_BYTES = 1 << 20
 _MAX_TRUSTED = 4096
@@ -91,17 +92,20 @@ def seal(directory: Path) -> None:
             checksums[file.name] = digest
             _trusted[before] = digest
         # The file is there already: nothing is added to a directory that may be being removed.
-        with (directory / _CHECKSUMS).open("r+b") as out:
+        with (directory / _OWED).open("r+b") as out:
+            out.truncate()
             out.write(json.dumps(checksums, indent=1).encode())
             out.flush()
             os.fsync(out.fileno())
+        (directory / _OWED).rename(directory / _CHECKSUMS)
+        sync_directory(directory)
     except (OSError, SnapshotDamagedError):
         return
 
 
 def sealed(directory: Path) -> bool:
     """Whether the checksums of a described snapshot are there."""
-    return bool(_checksums(directory))
+    return not (directory / _OWED).exists()
 
 
 def _describe(directory: Path, driver: str, version: str) -> None:
@@ -110,7 +114,7 @@ def _describe(directory: Path, driver: str, version: str) -> None:
         _sync(file)
         files[file.name] = {"size": file.stat().st_size}
         _trust(file, _WRITTEN_HERE)
-    (directory / _CHECKSUMS).touch(mode=0o600)
+    (directory / _OWED).touch(mode=0o600)
     text = json.dumps(
         {"format": _FORMAT, "driver": driver, "version": version, "files": files}, indent=1
     )
@@ -175,19 +179,31 @@ def _load(directory: Path) -> dict[str, Any]:
 
 
 def _entries(directory: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file with its size, and its checksum if that is not owed."""
     checksums = _checksums(directory)
     for name, entry in manifest["files"].items():
-        known = {"sha256": checksums[name]} if name in checksums else {}
-        yield directory / name, entry | known
+        if checksums is None:
+            yield directory / name, entry
+            continue
+        # Snapshots of the first Alcove have them in the manifest.
+        digest = checksums.get(name, entry.get("sha256"))
+        if digest is None:
+            raise SnapshotDamagedError(f"{directory}: the checksum of {name} is missing")
+        yield directory / name, entry | {"sha256": digest}
 
 
-def _checksums(directory: Path) -> dict[str, str]:
-    """None of a snapshot that a crash has left without, or in the middle of writing them."""
+def _checksums(directory: Path) -> dict[str, str] | None:
+    """None while they are owed."""
+    owed = not sealed(directory)
     try:
         found = json.loads((directory / _CHECKSUMS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except FileNotFoundError:
+        return None if owed else {}
+    except (OSError, ValueError) as error:
+        raise SnapshotDamagedError(f"{directory}: no readable {_CHECKSUMS}") from error
+    if not isinstance(found, dict):
+        raise SnapshotDamagedError(f"{directory}: {_CHECKSUMS} lists no files")
+    return found
 
 
 def _digest(file: Path) -> str:
