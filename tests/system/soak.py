@@ -32,7 +32,7 @@ def own_stack(driver: str) -> dict[str, str]:
     base, network = (23200, "10.238.0.0/16") if driver == "fake" else (23100, "10.239.0.0/16")
     names = ("api", "edge", "tls", "node", "ingress", "edge_metrics")
     ports = {f"{name}_port": str(base + offset) for offset, name in enumerate(names)}
-    return ports | {"driver": driver, "instance": f"als{driver[0]}", "slot_network": network}
+    return ports | {"driver": driver, "instance": f"soak{driver[0]}", "slot_network": network}
 
 
 def soak(

@@ -3,7 +3,9 @@
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
+import h11
 import pytest
 
 from alcove.node import guest_client
@@ -73,3 +75,26 @@ def test_a_call_that_may_not_be_repeated_is_not(tmp_path: Path) -> None:
         assert len(driver.kept) == 1
 
     asyncio.run(act())
+
+
+def test_an_agent_of_the_first_alcove_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Its /init answers without a body; a template of it serves until it is built anew."""
+
+    class FirstAgent(FakeDriver):
+        def _answer(
+            self, place: Place, head: h11.Request, body: bytes
+        ) -> tuple[int, dict[str, Any] | None]:
+            status, answer = super()._answer(place, head, body)
+            return (204, None) if head.target == b"/init" else (status, answer)
+
+    async def act() -> dict[str, Any]:
+        driver, ground = FirstAgent(), PlainGround("nsv", tmp_path)
+        place = ground.place(1)
+        await ground.make(place, Size(1, 1, 1))
+        await driver.boot(place, Image("b", Path(), Path(), None, 1, 1))
+        try:
+            return await GuestClient(driver, place, "").init({"sandboxId": "i1"}, 10)
+        finally:
+            await driver.stop(place)
+
+    assert asyncio.run(act()) == {}
