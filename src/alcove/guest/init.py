@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,12 +48,21 @@ class _Given:
     max_processes: int | None
 
 
-def routes(environment: Environment, machine: Machine | None, children: Children) -> list[Route]:
-    """`machine` None: the agent does not own what it runs on and leaves it alone."""
+def routes(
+    environment: Environment,
+    machine: Machine | None,
+    children: Children,
+    renew: Callable[[], None],
+) -> list[Route]:
+    """`machine` None: the agent does not own what it runs on and leaves it alone.
+
+    `renew` makes the loop's event queue anew: one that was restored may be broken.
+    """
 
     async def init(request: Request) -> Response:
         given = _parse(await request.read(_MAX_BODY_BYTES))
         _authorize(request, given, environment)
+        renew()
         changes = _apply(given, environment, children)
         if machine is not None:
             changes |= _change_machine(given, environment, machine)

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from alcove.guest import activity, files, filesystem, health, init, memory, ports
@@ -24,6 +25,7 @@ from alcove.guest.process_rpc import ProcessRpc
 from alcove.guest.processes import Processes
 from alcove.guest.reboot import Reboot
 from alcove.guest.rpc import Rpc
+from alcove.guest.selector import RenewableSelector
 from alcove.guest.server import open_streams, serve
 from alcove.guest.watchers import Watchers
 from alcove.wire.hosts import GUEST_PORT
@@ -39,8 +41,13 @@ class _Options:
     root: str | None
 
 
-def build_app(environment: Environment, children: Children, machine: Machine | None = None) -> App:
-    """The one place where the guest's parts meet."""
+def build_app(
+    environment: Environment,
+    children: Children,
+    machine: Machine | None = None,
+    renew: Callable[[], None] = lambda: None,
+) -> App:
+    """The one place where the guest's parts meet. `renew`: of the event queue (selector.py)."""
     processes = Processes(children)
     rpc = Rpc(environment)
     ProcessRpc(processes).register(rpc)
@@ -51,7 +58,7 @@ def build_app(environment: Environment, children: Children, machine: Machine | N
         environment,
         [
             *health.routes(environment),
-            *init.routes(environment, machine, children),
+            *init.routes(environment, machine, children, renew),
             *files.routes(environment, watchers),
             *ports.routes(forwarder),
             *memory.routes(processes),
@@ -68,11 +75,13 @@ def main() -> int:
     os.umask(0o022)  # modes of new files as the contract has them; commands expect it too
     _raise_open_files()
     adopt_orphans()
-    asyncio.run(_run(options))
+    selector = RenewableSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(_run(options, selector.renew))
     return 0
 
 
-async def _run(options: _Options) -> None:
+async def _run(options: _Options, renew: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     children = Children()
     stop = asyncio.Event()
@@ -85,7 +94,7 @@ async def _run(options: _Options) -> None:
         machine.mark(sandbox_id=None, template_id=None)
         machine.teach_python()
     environment = Environment()
-    app = build_app(environment, children, machine)
+    app = build_app(environment, children, machine, renew)
     if machine is not None and machine.replace_sudo():
         Elevation(environment, children).listen((options.root or "") + SOCKET)
     server = await serve(app, options.host, options.port)
