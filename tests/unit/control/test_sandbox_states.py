@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from alcove.control.sandboxes.states import (
     ALIVE,
     TRANSITIONS,
+    VISIBLE,
     Event,
     InvalidTransitionError,
     State,
@@ -23,7 +24,7 @@ def test_what_ended_never_lives_again(events: list[Event]) -> None:
             following = step(state, event)
         except InvalidTransitionError:
             continue
-        assert state in ALIVE
+        assert state in ALIVE | {State.PAUSED}
         state = following
 
 
@@ -31,7 +32,13 @@ def test_the_table_is_whole() -> None:
     assert set(TRANSITIONS) == set(State)
     reached = {target for events in TRANSITIONS.values() for target in events.values()}
     assert reached | {State.STARTING} == set(State)
-    assert {state for state in State if TRANSITIONS[state]} == ALIVE
+    assert {state for state in State if TRANSITIONS[state]} == ALIVE | {State.PAUSED}
+
+
+def test_what_its_owner_sees_can_be_ended() -> None:
+    assert {state for state in State if Event.STOP in TRANSITIONS[state]} == (
+        VISIBLE | {State.STOPPING}
+    )
 
 
 @pytest.mark.parametrize("event", list(Event))
