@@ -19,6 +19,11 @@ OPTIONS = {
     "ingress-port": "23005",
     "edge-metrics-port": "23006",
     "slot-network": "10.237.0.0/16",
+    "places-ready": "3",
+}
+SETTINGS = {
+    # As many as at rest: what is left can be counted when their number does not follow demand.
+    "ALCOVE_NODE_WARM_READY_TOTAL": "2",
 }
 UP_TIMEOUT_S = 1500
 
@@ -59,6 +64,7 @@ def alcove(*arguments: str, timeout_s: float = 120, data_dir: Path = DATA_DIR) -
         capture_output=True,
         text=True,
         timeout=timeout_s,
+        env=os.environ | SETTINGS,
     )
     assert finished.returncode == 0, f"alcove {arguments}: {finished.stdout}{finished.stderr}"
     return finished.stdout

@@ -200,13 +200,13 @@ def test_stale_builds_are_told_and_collected_once_renewed(data_dir: Path) -> Non
             assert report.stale
             assert not report.restorable
             assert here.images.get(old.build_id) is None
-            await here.images.collect(set())
+            await here.images.collect(set(), [])
             assert here.images.report(old.build_id) is not None  # nothing better yet
             new = building.spec(new_id())
             assert (await here.build(new)).state is BuildState.READY
-            await here.images.collect({old.build_id})
+            await here.images.collect({old.build_id}, [])
             assert here.images.report(old.build_id) is not None  # a sandbox runs from it
-            await here.images.collect(set())
+            await here.images.collect(set(), [])
             assert here.images.report(old.build_id) is None
             image = here.images.get(new.build_id)
             assert image is not None
@@ -236,7 +236,7 @@ def test_a_killed_node_leaves_an_interrupted_build() -> None:
             assert report is not None
             assert report.state is BuildState.ERROR
             assert "interrupted" in report.reason
-            await here.images.collect(set())
+            await here.images.collect(set(), [])
             assert list((fresh / "images/rootfs").iterdir()) == []
 
     asyncio.run(scenario())
