@@ -80,13 +80,16 @@ def test_a_child_can_be_paused_and_forked_again(make: Make, fork: Fork) -> None:
         assert witness.ask(one.connect(timeout=300)).lasting() == first.lasting()
 
 
-def test_forks_inherit_the_policy(make: Make, fork: Fork) -> None:
+def test_forks_inherit_the_policy(make: Make, fork: Fork, stack: Stack) -> None:
     parent = make(timeout=600, lifecycle={"on_timeout": "pause", "auto_resume": True})
     (child,) = fork(parent, timeout=120)
     assert child.get_info().lifecycle == {"on_timeout": "pause", "auto_resume": True}
     witness.start(child)
     child.set_timeout(0)
-    witness.eventually(lambda: child.get_info().state.value == "paused")
+    # It counts as paused from its end on; a command that comes before it is would be cut.
+    path = f"/v1/sandboxes/{child.sandbox_id}"
+    witness.eventually(lambda: witness.api(stack, "GET", path).json()["state"] == "paused")
+    assert child.get_info().state.value == "paused"
     assert child.commands.run("echo on").stdout == "on\n"
 
 
