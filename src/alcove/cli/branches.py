@@ -54,16 +54,8 @@ def snapshot_command(
     api: Api, sandbox_id: str, *, name: str | None, filesystem: bool, output_format: str
 ) -> None:
     """Save a running sandbox as a template and print its id; the sandbox goes on."""
-    body: dict[str, Any] = {}
-    if name is not None:
-        body["name"] = name
-    if filesystem:
-        body["memory"] = False
-    taken = api.ask("POST", f"/sandboxes/{segment(sandbox_id)}/snapshots", body).json()
-    if output_format == "json":
-        print_json(taken)
-    else:
-        click.echo(taken["snapshotID"])
+    taken = _save(api, f"/sandboxes/{segment(sandbox_id)}/snapshots", name, filesystem=filesystem)
+    _print_id(taken, "snapshotID", output_format)
 
 
 @click.command("checkpoint")
@@ -76,16 +68,10 @@ def checkpoint_command(
     api: Api, sandbox_id: str, *, name: str | None, filesystem: bool, output_format: str
 ) -> None:
     """Save a running sandbox to roll back to, and print the checkpoint's id; it goes on."""
-    body: dict[str, Any] = {}
-    if name is not None:
-        body["name"] = name
-    if filesystem:
-        body["memory"] = False
-    taken = api.ask("POST", f"/v1/sandboxes/{segment(sandbox_id)}/checkpoints", body).json()
-    if output_format == "json":
-        print_json(taken)
-    else:
-        click.echo(taken["checkpointID"])
+    taken = _save(
+        api, f"/v1/sandboxes/{segment(sandbox_id)}/checkpoints", name, filesystem=filesystem
+    )
+    _print_id(taken, "checkpointID", output_format)
 
 
 @click.command("checkpoints")
@@ -152,6 +138,23 @@ def tree_command(api: Api, sandbox_id: str, output_format: str) -> None:
         console.print(tree)
     if not shown["complete"]:
         progress_console.print("[yellow]the tree is larger than what is shown[/]")
+
+
+def _save(api: Api, path: str, name: str | None, *, filesystem: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if name is not None:
+        body["name"] = name
+    if filesystem:
+        body["memory"] = False
+    taken: dict[str, Any] = api.ask("POST", path, body).json()
+    return taken
+
+
+def _print_id(taken: dict[str, Any], name: str, output_format: str) -> None:
+    if output_format == "json":
+        print_json(taken)
+    else:
+        click.echo(taken[name])
 
 
 def _trees(shown: dict[str, Any], marked: str) -> list[Tree]:
