@@ -9,6 +9,7 @@ from alcove.control.db import Database, Tx
 from alcove.control.errors import ControlError, LimitReachedError, NotFoundError
 from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import store
+from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.plan import Created, Limits
 from alcove.control.sandboxes.store import Sandbox
@@ -53,20 +54,25 @@ class Context:
         """None: everybody may reach the sandbox's ports."""
         return None if sandbox.public_traffic else traffic_token(self.token_seed, sandbox.id)
 
-    async def check_limit(self, tx: Tx, team: Team, more: int = 1) -> None:
-        """Raises LimitReachedError when the team may not have so many more.
+    def limit(self, team: Team) -> int:
+        """How many sandboxes the team may have at once."""
+        own = team.concurrent_sandboxes
+        return self.limits.concurrent if own is None else own
+
+    def limit_reached(self, team: Team) -> LimitReachedError:
+        return LimitReachedError(
+            f"Your team may have {self.limit(team)} sandboxes at once and has them; end one first"
+        )
+
+    async def check_limit(self, tx: Tx, team: Team) -> None:
+        """Raises LimitReachedError when the team may not have one more.
 
         Hold the team's lock, so that two who count at once do not both find room.
         """
-        limit = team.concurrent_sandboxes
-        if limit is None:
-            limit = self.limits.concurrent
-        if await store.count_alive(tx, team.id) + more > limit:
-            raise LimitReachedError(
-                f"Your team may have {limit} sandboxes at once and has them; end one first"
-            )
+        if await store.count_alive(tx, team.id) >= self.limit(team):
+            raise self.limit_reached(team)
 
-    def spec(self, sandbox: Sandbox, env_vars: dict[str, str], *, internet: bool) -> SandboxSpec:
+    def spec(self, sandbox: Sandbox, env_vars: dict[str, str]) -> SandboxSpec:
         """What a machine must know to start this life of the sandbox."""
         return SandboxSpec(
             sandbox_id=sandbox.id,
@@ -78,7 +84,7 @@ class Context:
             memory_mib=sandbox.memory_mib,
             disk_mib=sandbox.disk_mib,
             env_vars=env_vars,
-            internet=internet,
+            internet=read_network(sandbox.network, sandbox.allow_internet).internet,
             snapshot_id=sandbox.snapshot_id or "",
             boots=sandbox.boots,
             idle_after_s=float(sandbox.idle_after_s or 0),

@@ -14,14 +14,12 @@ from alcove.control.errors import (
     ConflictError,
     ControlError,
     InvalidRequestError,
-    LimitReachedError,
 )
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import lineage, plan, saving, store
 from alcove.control.sandboxes.context import Context, to_its_end
-from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import State
@@ -91,7 +89,9 @@ class Forks:
         self._in.snapshots.changed.set()
         if wanted.strict:
             await self._all_or_none(outcomes)
-        refused: list[Outcome] = [self._limit_reached(caller) for _ in range(planned.refused)]
+        refused: list[Outcome] = [
+            self._in.limit_reached(caller.team) for _ in range(planned.refused)
+        ]
         return Forked(planned.snapshot.id, outcomes + refused)
 
     async def _intend(
@@ -161,30 +161,29 @@ class Forks:
 
     async def _room(self, tx: Tx, caller: Caller, wanted: Wanted) -> int:
         """How many more sandboxes the team may have; refuses what cannot be done at all."""
-        limit = self._limit(caller)
+        limit = self._in.limit(caller.team)
         if wanted.count > limit:
             raise InvalidRequestError(
                 f"count is {wanted.count}, and your team may have {limit} sandboxes at once"
             )
         room = max(0, limit - await store.count_alive(tx, caller.team_id))
         if room == 0 or (wanted.strict and room < wanted.count):
-            raise self._limit_reached(caller)
+            raise self._in.limit_reached(caller.team)
         return room
 
     async def _start_all(self, planned: _Planned) -> list[Outcome]:
         turn = asyncio.Semaphore(self._starts_at_once)
-        internet = read_network(planned.source.network, planned.source.allow_internet).internet
 
         async def start(entry: Sandbox) -> Outcome:
             async with turn:
-                return await self._start(entry, planned.source, internet=internet)
+                return await self._start(entry, planned.source)
 
         async with asyncio.TaskGroup() as group:
             starts = [group.create_task(start(entry)) for entry in planned.children]
         return [started.result() for started in starts]
 
-    async def _start(self, entry: Sandbox, source: Sandbox, *, internet: bool) -> Outcome:
-        spec = self._in.spec(entry, {}, internet=internet)
+    async def _start(self, entry: Sandbox, source: Sandbox) -> Outcome:
+        spec = self._in.spec(entry, {})
         if source.state is State.PAUSED and not source.pause_memory:
             spec = replace(spec, reboot=True)
         try:
@@ -208,13 +207,3 @@ class Forks:
             if isinstance(outcome, Created):
                 await self._sandboxes.abandon(outcome.sandbox)
         raise failed[0]
-
-    def _limit(self, caller: Caller) -> int:
-        own = caller.team.concurrent_sandboxes
-        return self._in.limits.concurrent if own is None else own
-
-    def _limit_reached(self, caller: Caller) -> LimitReachedError:
-        return LimitReachedError(
-            f"Your team may have {self._limit(caller)} sandboxes at once and has them; end one "
-            "first"
-        )

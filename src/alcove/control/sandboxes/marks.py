@@ -7,7 +7,7 @@ that nothing was changed.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, select, tuple_, update
 
 from alcove.control.db import Tx
 from alcove.control.sandboxes.states import Event, State, sources, step
@@ -15,6 +15,12 @@ from alcove.control.sandboxes.store import Sandbox, read, running
 from alcove.control.sandboxes.tables import idempotency_keys, sandbox_pairs, sandboxes
 from alcove.wire.ids import SandboxId, SnapshotId, TeamId
 from alcove.wire.states import PauseReason, StopReason
+
+_OF_A_LIFE = (
+    *("generation", "snapshot_id", "saving_id", "pause_memory"),
+    *("start_deadline", "end_at", "boots", "auto_pause"),
+)
+"""What the intent to start another life says of it."""
 
 
 async def mark_running(
@@ -78,8 +84,7 @@ async def mark_not_paused(tx: Tx, sandbox: Sandbox, *, end_at: int) -> bool:
 
 async def mark_resuming(tx: Tx, sandbox: Sandbox, resuming: Sandbox) -> bool:
     """Write the intent to start another life of it: what `resuming` says of that life."""
-    fields = ("generation", "snapshot_id", "start_deadline", "end_at", "boots", "auto_pause")
-    values = {name: getattr(resuming, name) for name in fields}
+    values = {name: getattr(resuming, name) for name in _OF_A_LIFE}
     return await _advance(tx, sandbox, Event.RESUME, values)
 
 
@@ -93,15 +98,7 @@ async def mark_not_resumed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
 
 async def note_changes(tx: Tx, sandbox: Sandbox, changes: dict[str, Any]) -> bool:
     """Write down something about a sandbox that stays as it is."""
-    changed = await tx.execute(
-        update(sandboxes)
-        .where(
-            sandboxes.c.id == sandbox.id,
-            sandboxes.c.generation == sandbox.generation,
-            sandboxes.c.state == sandbox.state.value,
-        )
-        .values(changes=changes)
-    )
+    changed = await tx.execute(update(sandboxes).where(unchanged(sandbox)).values(changes=changes))
     return changed.rowcount == 1
 
 
@@ -226,6 +223,15 @@ async def purge(tx: Tx, *, before: int, limit: int) -> int:
     return len(ids)
 
 
+def unchanged(sandbox: Sandbox) -> ColumnElement[bool]:
+    """In the generation and state it was seen in: the guard of what was decided from that."""
+    return and_(
+        sandboxes.c.id == sandbox.id,
+        sandboxes.c.generation == sandbox.generation,
+        sandboxes.c.state == sandbox.state.value,
+    )
+
+
 async def _advance(
     tx: Tx,
     sandbox: Sandbox,
@@ -235,12 +241,7 @@ async def _advance(
 ) -> bool:
     changed = await tx.execute(
         update(sandboxes)
-        .where(
-            sandboxes.c.id == sandbox.id,
-            sandboxes.c.generation == sandbox.generation,
-            sandboxes.c.state == sandbox.state.value,
-            *guard,
-        )
+        .where(unchanged(sandbox), *guard)
         .values(state=step(sandbox.state, event).value, **values)
     )
     return changed.rowcount == 1

@@ -37,7 +37,6 @@ from alcove.control.nodes.client import (
 )
 from alcove.control.sandboxes import marks, plan, store
 from alcove.control.sandboxes.context import Context, no_such_sandbox
-from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.plan import Created, Routed
 from alcove.control.sandboxes.reports import is_running
 from alcove.control.sandboxes.service import Sandboxes
@@ -199,8 +198,7 @@ class Resumes:
             resuming = await self._intend(sandbox, wanted)
         await self._in.checkpoint("resume intent written")
         reboot = not (wanted.memory and sandbox.pause_memory)
-        internet = read_network(sandbox.network, sandbox.allow_internet).internet
-        spec = replace(self._in.spec(resuming, {}, internet=internet), reboot=reboot)
+        spec = replace(self._in.spec(resuming, {}), reboot=reboot)
         try:
             report = await self._in.nodes.client(sandbox.node_id).start(spec)
         except NodeError as error:

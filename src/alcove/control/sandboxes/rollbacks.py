@@ -22,9 +22,8 @@ from alcove.control.nodes.client import (
     NodeTimeoutError,
     NodeUnreachableError,
 )
-from alcove.control.sandboxes import checkpoints, plan, rollback_marks, saving, store
+from alcove.control.sandboxes import checkpoints, marks, plan, rollback_marks, saving, store
 from alcove.control.sandboxes.context import Context, to_its_end
-from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.reports import is_here
 from alcove.control.sandboxes.service import Sandboxes
@@ -64,8 +63,7 @@ class Rollbacks:
         before, resuming, shown = await self._intend(caller, sandbox_id, checkpoint, timeout_s)
         self._in.outcomes.news.tell(sandbox_id)
         await self._in.checkpoint("rollback intent written")
-        internet = read_network(resuming.network, resuming.allow_internet).internet
-        spec = self._in.spec(resuming, {}, internet=internet)
+        spec = self._in.spec(resuming, {})
         try:
             report = await self._in.nodes.client(resuming.node_id).start(spec)
         except NodeError as error:
@@ -99,13 +97,16 @@ class Rollbacks:
                 before,
                 state=State.RESUMING,
                 generation=before.generation + 1,
+                # Where it is paused if it does not start: at the checkpoint, with the memory that
+                # one has. A paused sandbox's own snapshot is kept as `saving_id` meanwhile.
                 snapshot_id=shown.snapshot_id,
+                saving_id=before.snapshot_id if before.state is State.PAUSED else None,
                 pause_memory=shown.memory,
                 start_deadline=self._in.limits.start_deadline(now),
                 end_at=end_at,
                 boots=before.boots + (0 if shown.memory else 1),
             )
-            if not await rollback_marks.mark_rolling_back(tx, before, resuming):
+            if not await marks.mark_resuming(tx, before, resuming):
                 raise ConflictError(f'Sandbox "{sandbox_id}" changed meanwhile; try again')
             await usage.close_entries(tx, [(before.id, before.generation)], now)
             return before, resuming, shown

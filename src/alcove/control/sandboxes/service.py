@@ -67,7 +67,7 @@ class Sandboxes:
 
         try:
             report = await self._in.nodes.client(sandbox.node_id).start(
-                self._in.spec(sandbox, wanted.env_vars, internet=wanted.network.internet)
+                self._in.spec(sandbox, wanted.env_vars)
             )
         except NodeError as error:
             await self.give_up(sandbox, str(error))
