@@ -8,17 +8,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+# Several checkouts may run their tests at once, each with a slot of its own: 0 (nobody else) to 9.
+SLOT = int(os.environ.get("ALCOVE_TEST_SLOT", "0"))
+_PORT = 23000 + 1000 * SLOT
 # Root file systems and agents stay here from run to run, as building them takes minutes.
-DATA_DIR = Path(os.environ.get("ALCOVE_TEST_DATA", "/var/lib/alcove-test"))
+DATA_DIR = Path(
+    os.environ.get("ALCOVE_TEST_DATA")
+    or (f"/var/lib/alcove-slot{SLOT}-test" if SLOT else "/var/lib/alcove-test")
+)
 OPTIONS = {
-    "instance": "alct",
-    "api-port": "23000",
-    "edge-port": "23002",
-    "tls-port": "23443",
-    "node-port": "23004",
-    "ingress-port": "23005",
-    "edge-metrics-port": "23006",
-    "slot-network": "10.237.0.0/16",
+    "instance": f"t{SLOT}ct" if SLOT else "alct",
+    "api-port": str(_PORT),
+    "edge-port": str(_PORT + 2),
+    "tls-port": str(_PORT + 443),
+    "node-port": str(_PORT + 4),
+    "ingress-port": str(_PORT + 5),
+    "edge-metrics-port": str(_PORT + 6),
+    "slot-network": f"10.{220 + SLOT}.0.0/16" if SLOT else "10.237.0.0/16",
     "places-ready": "3",
 }
 SETTINGS = {

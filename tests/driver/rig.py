@@ -1,6 +1,7 @@
 """Places, images and a small guest for driver tests, made with nothing but the kernel's tools."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import zipapp
@@ -10,7 +11,8 @@ from pathlib import Path
 from alcove.node.cgroups import Cgroup
 from alcove.node.drivers.driver import Image, Place
 
-INSTANCE = "nd"
+SLOT = int(os.environ.get("ALCOVE_TEST_SLOT", "0"))
+INSTANCE = f"nd{'abcdefghij'[SLOT]}"
 NOWHERE = "203.0.113.1"
 """Packets to this address are lost before this machine has noticed them."""
 VOID = "203.0.113.2"
@@ -21,7 +23,7 @@ HERE = Path(__file__).parent
 def make_place(root: Path, slot: int) -> Place:
     """Network namespace, veth pair, addresses rewritten at the host's end, and directories."""
     name = f"{INSTANCE}-{slot}"
-    address = f"10.236.{slot >> 8}.{slot & 255}"
+    address = f"10.{(236 if SLOT == 0 else 210 + SLOT)}.{slot >> 8}.{slot & 255}"
     directory = root / "slots" / str(slot)
     place = Place(
         slot=slot,
