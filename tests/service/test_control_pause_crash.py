@@ -167,6 +167,29 @@ def test_a_resume_cut_off_is_finished_or_undone(tmp_path: Path, database: str, a
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("at", ["resume intent written", "sandbox resumed"])
+def test_who_waits_for_a_resume_that_was_cut_off_does_not_hold_it_up(
+    in_world: InWorld, at: str
+) -> None:
+    async def scenario(here: World) -> None:
+        sandbox_id = await here.create()
+        assert (await here.http.post(f"/sandboxes/{sandbox_id}/pause")).status_code == 204
+        path = f"/v2/sandboxes/{sandbox_id}/connect"
+        await crash(here, at, "POST", path, {})
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(here.http.post(path, json={}))
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            await repair(here)
+        assert waiting.result().status_code in {200, 201}
+        assert (await row(here, sandbox_id)).state.value == "running"
+        assert here.node.running() == [sandbox_id]
+        lives, _ = await ledger(here)
+        assert [is_open for _, is_open in lives] == [False, True]
+
+    in_world(scenario)
+
+
 @pytest.mark.parametrize("at", ["stop intent written", "node stopped"])
 @pytest.mark.parametrize("database", DATABASES)
 def test_a_kill_of_a_paused_one_cut_off_is_finished(tmp_path: Path, database: str, at: str) -> None:

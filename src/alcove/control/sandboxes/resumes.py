@@ -80,6 +80,8 @@ class Resumes:
         self._in = context
         self._sandboxes = sandboxes
         self._turns: Turns[tuple[Sandbox, Wanted]] = Turns()
+        self._starting: set[SandboxId] = set()
+        """Of which this process carries out the intent. A turn may also only wait for another's."""
 
     async def connect(
         self, caller: Caller, sandbox_id: SandboxId, wanted: Wanted
@@ -144,7 +146,7 @@ class Resumes:
 
     async def finish(self, sandbox: Sandbox, report: SandboxReport | None) -> None:
         """Bring a resume that was cut off to its end, by what the machine says of it."""
-        if self._turns.busy(sandbox.id):
+        if sandbox.id in self._starting:
             return
         if is_running(sandbox, report):
             end_at = max(sandbox.end_at, self._in.clock() + _MIN_LEFT_US)
@@ -189,25 +191,33 @@ class Resumes:
         return await self._turns.join_or_begin(sandbox.id, work, name="sandbox.resume")
 
     async def _resume(self, sandbox_id: SandboxId, wanted: Wanted) -> tuple[Sandbox, Wanted]:
-        resuming = None
-        while resuming is None:
+        while True:
             sandbox = await self._settled(sandbox_id)
             if sandbox.state is State.RUNNING:
                 # Another replica was faster, or the pause did not come about.
                 return sandbox, _SOMEBODY
-            resuming = await self._intend(sandbox, wanted)
+            self._starting.add(sandbox_id)
+            try:
+                resuming = await self._intend(sandbox, wanted)
+                if resuming is not None:
+                    return await self._start(resuming, wanted), wanted
+            finally:
+                self._starting.discard(sandbox_id)
+
+    async def _start(self, resuming: Sandbox, wanted: Wanted) -> Sandbox:
+        """Carry out a written intent."""
         await self._in.checkpoint("resume intent written")
-        reboot = not (wanted.memory and sandbox.pause_memory)
+        reboot = not (wanted.memory and resuming.pause_memory)
         spec = replace(self._in.spec(resuming, {}), reboot=reboot)
         try:
-            report = await self._in.nodes.client(sandbox.node_id).start(spec)
+            report = await self._in.nodes.client(resuming.node_id).start(spec)
         except NodeError as error:
             if isinstance(error, NodeUnreachableError | NodeTimeoutError):
                 # What became of it is not known; the snapshot is whole.
                 await self._sandboxes.stop_quietly(resuming, StopReason.START_FAILED)
             if await self._in.outcomes.not_resumed(resuming, str(error)):
                 raise resume_error(error) from error
-            return await self._decided_meanwhile(resuming), wanted
+            return await self._decided_meanwhile(resuming)
         await self._in.checkpoint("sandbox resumed")
         running = await self._in.outcomes.resumed(
             resuming,
@@ -217,7 +227,7 @@ class Resumes:
         )
         self._in.snapshots.changed.set()
         await self._in.checkpoint("resume written")
-        return running or await self._decided_meanwhile(resuming), wanted
+        return running or await self._decided_meanwhile(resuming)
 
     async def _intend(self, sandbox: Sandbox, wanted: Wanted) -> Sandbox | None:
         """Write the intent; None when the sandbox is not as it was."""
