@@ -68,6 +68,7 @@ def end_everything(worker: Worker, report: Report) -> None:
     for sandbox_id in worker.api.sandbox_ids():
         if sandbox_id not in report.known:
             report.strays += 1
+            worker.look_at_stray(sandbox_id)
         worker.end(sandbox_id)
     for snapshot_id in worker.api.snapshot_ids():
         worker.api.delete_snapshot(snapshot_id)

@@ -21,6 +21,10 @@ SMALL_DISK_MIB = 6144
 FULL_FOR_S = (0.3, 2.0)
 AFTERMATH_S = 10.0
 """Processes that started again need so long to find each other on a busy machine."""
+DEATHS = frozenset({"node", "control"})
+"""What an answer of the API may have met. Of the edge, which is not on its way, and of a cold page
+cache it must not notice anything."""
+DEATHS_AND_FULL_DISK = DEATHS | {"disk"}
 
 
 @contextmanager
@@ -46,7 +50,7 @@ def small_disk(stack: Stack) -> Iterator[Path]:
 
 
 class Faults(threading.Thread):
-    """Makes one fault after the other until stop(); remembers when each began and was over."""
+    """Makes one fault after the other until stop(); remembers when each was over."""
 
     def __init__(
         self, stack: Stack, chance: random.Random, kinds: tuple[str, ...], every_s: float
@@ -56,8 +60,8 @@ class Faults(threading.Thread):
         self._chance = chance
         self._kinds = kinds
         self._every_s = every_s
-        self._windows: list[tuple[float, float]] = []
-        self._begun: float | None = None
+        self._windows: list[tuple[str, float]] = []
+        self._under_way: str | None = None
         self._over = threading.Event()
         self.made: Counter[str] = Counter()
         self.error: Exception | None = None
@@ -65,15 +69,15 @@ class Faults(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(self._chance.uniform(0.3, 1.7) * self._every_s):
             kind = self._chance.choice(self._kinds)
-            self._begun = time.monotonic()
+            self._under_way = kind
             try:
                 self._make(kind)
             except Exception as error:
                 self.error = error
                 return
             finally:
-                self._windows.append((self._begun, time.monotonic()))
-                self._begun = None
+                self._windows.append((kind, time.monotonic()))
+                self._under_way = None
             self.made[kind] += 1
 
     def stop(self) -> None:
@@ -82,11 +86,11 @@ class Faults(threading.Thread):
         if self.error is not None:
             raise self.error
 
-    def excuse(self, begun: float) -> bool:
-        """Whether something that ran from `begun` until now met a fault."""
-        if self._begun is not None:
+    def excuse(self, begun: float, kinds: frozenset[str]) -> bool:
+        """Whether something that ran from `begun` until now met a fault of one of these kinds."""
+        if self._under_way in kinds:
             return True
-        return any(end + AFTERMATH_S >= begun for _, end in self._windows)
+        return any(kind in kinds and end + AFTERMATH_S >= begun for kind, end in self._windows)
 
     def _make(self, kind: str) -> None:
         match kind:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack import Stack
+from system import soak_autopsy as autopsy
 from system import soak_ledger as ledger
 from system.soak_api import Answer, Api
-from system.soak_faults import Faults
+from system.soak_faults import DEATHS, DEATHS_AND_FULL_DISK, Faults
 from system.soak_guest import Contents, Guest, UnreachableError
 from system.soak_report import Report
 
@@ -87,6 +88,26 @@ class Worker(threading.Thread):
                 return
             time.sleep(0.2)
 
+    def look_at_stray(self, sandbox_id: str) -> None:
+        """One whose making was not answered: made from another, it holds what that held."""
+        detail = self.api.call("GET", f"/v1/sandboxes/{sandbox_id}")
+        if not detail.good or detail.body["parentID"] is None:
+            return  # its time is over, or nothing was put into it
+        answer = self.api.connect(sandbox_id, UNKNOWN_LIFE_S)
+        if answer.status in {404, 409}:
+            return
+        if not answer.good:
+            self._report.found(self._report.unexpected, f"resume of {sandbox_id}: {answer}")
+            return
+        try:
+            found = self._guest.look(sandbox_id)
+            if found not in self._report.ever:
+                text = f"{sandbox_id}, whom nobody knows, holds {found}"
+                self._report.found(self._report.corrupted, text)
+        except UnreachableError as error:
+            file = autopsy.write(self._stack, sandbox_id, str(error))
+            self._report.found(self._report.lost, f"{sandbox_id}: {error} ({file})")
+
     def _make_enough(self) -> None:
         while len(self._kept) < SANDBOXES:
             begun = time.monotonic()
@@ -124,7 +145,7 @@ class Worker(threading.Thread):
         answer = self.api.call("POST", f"/sandboxes/{sandbox.id}/pause", {"memory": memory})
         sandbox.paused = True  # or may be
         if not answer.good:
-            self._expect_excuse(begun, "pause", answer)
+            self._expect_excuse(begun, "pause", answer, DEATHS_AND_FULL_DISK)
         return answer.good
 
     def _fork(self, sandbox: Kept) -> None:
@@ -133,7 +154,7 @@ class Worker(threading.Thread):
         body = {"count": self._chance.randint(1, CHILDREN), "timeout": UNKNOWN_LIFE_S}
         answer = self.api.call("POST", f"/sandboxes/{sandbox.id}/fork", body)
         if not answer.good:
-            self._expect_excuse(begun, "fork", answer)
+            self._expect_excuse(begun, "fork", answer, DEATHS_AND_FULL_DISK)
         for entry in answer.body if answer.good else ():
             if entry.get("sandbox") is None:
                 error = entry["error"]
@@ -153,7 +174,7 @@ class Worker(threading.Thread):
         if answer.good:
             sandbox.checkpoints[answer.body["snapshotID"]] = sandbox.contents
         else:
-            self._expect_excuse(begun, "checkpoint", answer)
+            self._expect_excuse(begun, "checkpoint", answer, DEATHS_AND_FULL_DISK)
         self._bring_up(sandbox)
         if len(sandbox.checkpoints) > CHECKPOINTS:
             oldest = next(iter(sandbox.checkpoints))
@@ -206,7 +227,7 @@ class Worker(threading.Thread):
         answer = self.api.call("POST", f"/sandboxes/{sandbox.id}/fork", body)
         born = answer.good and answer.body[0].get("sandbox")
         if not born:
-            self._expect_excuse(begun, "fork", answer)
+            self._expect_excuse(begun, "fork", answer, DEATHS_AND_FULL_DISK)
             return
         throwaway = Kept(born["sandboxID"], sandbox.contents)
         self._report.known.add(throwaway.id)
@@ -274,17 +295,21 @@ class Worker(threading.Thread):
             right = found in allowed
         if not right:
             text = f"{sandbox.id} holds {found}, not {allowed}, rebooted={sandbox.rebooted}"
+            text += f" ({autopsy.write(self._stack, sandbox.id, text)})"
             self._report.found(self._report.corrupted, text)
         sandbox.contents, sandbox.rebooted = found, False
         self._report.ever.add(found)
 
     def _lose(self, sandbox: Kept, why: str) -> None:
-        self._report.found(self._report.lost, f"{sandbox.id}: {why}")
+        file = autopsy.write(self._stack, sandbox.id, why)
+        self._report.found(self._report.lost, f"{sandbox.id}: {why} ({file})")
         if sandbox in self._kept:
             self._kept.remove(sandbox)
 
-    def _expect_excuse(self, begun: float, what: str, answer: Answer) -> None:
-        if self._faults.excuse(begun):
+    def _expect_excuse(
+        self, begun: float, what: str, answer: Answer, kinds: frozenset[str] = DEATHS
+    ) -> None:
+        if self._faults.excuse(begun, kinds):
             self._report.excused[f"{what}: {answer.status}"] += 1
         else:
             self._report.found(self._report.unexpected, f"{what}: {answer}")
