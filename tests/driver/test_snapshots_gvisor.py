@@ -1,6 +1,7 @@
 """Saving under gVisor: open connections, no space, standing still, what a clone inherits."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import pytest
 import rig
 
 from alcove.node.cgroups import Cgroup
+from alcove.node.drivers import runsc
 from alcove.node.drivers.bench import ask
 from alcove.node.drivers.driver import (
     DriverError,
+    Found,
     Image,
     Place,
     SnapshotDamagedError,
@@ -239,6 +242,40 @@ def test_what_another_version_or_driver_wrote_is_incompatible_not_damaged(
                 await driver.restore(other, replace(image, snapshot=into))
             (into / "manifest.json").write_text(whole)
             await driver.restore(other, replace(image, snapshot=into))
+            assert await answers(driver, other)
+            await driver.stop(other)
+
+    asyncio.run(scenario())
+
+
+def test_what_another_processor_wrote_is_incompatible_and_costs_nothing(
+    make_place: MakePlace, image: Image, tmp_path: Path
+) -> None:
+    """The sentry's words where a processor lacks something; there is only one kind here."""
+    refusal = "failed to load kernel: incompatible FeatureSet: missing features: avx512f"
+
+    async def sentry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            if b"Restore" in await reader.read(4096):
+                writer.write(json.dumps({"success": False, "err": refusal}).encode())
+            else:
+                writer.write(b'{"success":true,"err":""}')
+            await writer.drain()
+        writer.close()
+
+    async def scenario() -> None:
+        async with booted(make_place, image) as (driver, place):
+            into, other = tmp_path / "snapshot", make_place()
+            await driver.snapshot(place, into)
+            saved = replace(image, snapshot=into)
+            await driver.prepare(other, saved)
+            path = runsc.control_socket(other)
+            path.unlink()
+            async with await asyncio.start_unix_server(sentry, path):
+                with pytest.raises(SnapshotIncompatibleError, match=r"processor.*avx512f"):
+                    await driver.restore(other, saved)
+            assert await driver.find(other) is Found.GONE
+            await driver.restore(other, saved)
             assert await answers(driver, other)
             await driver.stop(other)
 

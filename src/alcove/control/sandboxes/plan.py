@@ -224,8 +224,9 @@ def snapshot_error(error: NodeSnapshotError) -> ControlError:
     """What to tell of a snapshot that a node could not start; it is left as it is."""
     if error.code is ErrorCode.SNAPSHOT_INCOMPATIBLE:
         return ConflictError(
-            "The snapshot was made with another version of the node's driver and cannot be "
-            "started; put that version back, or make the sandbox anew from its template",
+            "The snapshot was made with another version of the node's driver, or on another kind of "
+            "processor, and cannot be started; put that back, or make the sandbox anew from its "
+            "template",
             error_code=error.code,
             detail=str(error),
         )

@@ -41,6 +41,7 @@ from alcove.node.drivers.driver import (
     NotRunningError,
     Place,
     PortClosedError,
+    SnapshotIncompatibleError,
 )
 from alcove.node.drivers.instance import Instance, Phase
 from alcove.node.drivers.runsc import OLDEST_VERSION, START_LIMIT_S, Runsc
@@ -52,6 +53,8 @@ _DIRECT_VERSIONS = frozenset({(20240729, 0)})
 """Versions whose control socket was read and tested; others are driven by the command line."""
 
 PIDS = 8192
+_OTHER_PROCESSOR = "incompatible FeatureSet"
+"""gVisor will not let programs go on that may use what this machine's processor does not have."""
 _LONGEST_SOCKET_PATH = 107
 _DEFAULT_SLACK_NS = 50_000
 _QUIET_SLACK_NS = 40_000_000
@@ -270,6 +273,7 @@ class GvisorDriver:
                 try:
                     await self._start_direct(place, occupant, snapshot)
                 except (urpc.UrpcError, OSError) as error:
+                    _refuse_other_processor(snapshot, error)
                     _still_there(place, occupant)
                     _log.warning("gvisor.direct_start_failed", place=place.name, error=str(error))
                     occupant = await self._create(place, image)
@@ -278,6 +282,7 @@ class GvisorDriver:
             await self._start_by_cli(place, occupant, snapshot)
         except BaseException as error:
             await asyncio.shield(self._undo(place, occupant))
+            _refuse_other_processor(snapshot, error)
             if isinstance(error, CommandError | OSError):
                 raise DriverError(f"{place.name}: does not start: {error}") from error
             raise
@@ -372,6 +377,13 @@ def _still_there(place: Place, mine: Instance) -> None:
     now = instance.read(place.directory)
     if now is None or now.nonce != mine.nonce:
         raise NotRunningError(f"{place.name}: was stopped while it started")
+
+
+def _refuse_other_processor(snapshot: Path | None, error: BaseException) -> None:
+    if _OTHER_PROCESSOR in str(error):
+        raise SnapshotIncompatibleError(
+            f"{snapshot}: was saved on another kind of processor: {error}"
+        ) from error
 
 
 def _cause(place: Place, status: str | None) -> str:
