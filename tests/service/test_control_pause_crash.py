@@ -93,6 +93,27 @@ async def still_works(here: World, sandbox_id: str, generation: int) -> None:
     assert not any(stored)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_pause_cut_off_is_finished_as_it_was_asked_for(in_world: InWorld, strict: bool) -> None:
+    async def scenario(here: World) -> None:
+        sandbox_id = await here.create()
+        here.node.silent.add(SandboxId(sandbox_id))
+        path = f"/sandboxes/{sandbox_id}/pause"
+        await crash(here, "pause intent written", "POST", path, {"requireHealthyGuest": strict})
+        await repair(here)
+        sandbox = await row(here, sandbox_id)
+        assert sandbox.state.value == ("running" if strict else "paused")
+        assert sandbox.unresponsive is not strict
+        assert len(here.node.saved) == (0 if strict else 1)
+        if strict:
+            assert (await kinds(here))[-1] == "sandbox.pause_failed"
+            # The next one is asked for without it.
+            assert (await here.http.post(path)).status_code == 204
+        assert (await row(here, sandbox_id)).unresponsive
+
+    in_world(scenario)
+
+
 @pytest.mark.parametrize("at", ["pause intent written", "sandbox saved", "pause written"])
 @pytest.mark.parametrize("database", DATABASES)
 def test_a_pause_cut_off_is_finished(tmp_path: Path, database: str, at: str) -> None:

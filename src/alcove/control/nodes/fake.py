@@ -11,6 +11,7 @@ from time import time
 
 from alcove.control.nodes.client import (
     NodeError,
+    NodeGuestError,
     NodeImageError,
     NodeRefusedError,
     NodeSnapshotError,
@@ -48,6 +49,8 @@ class FakeNode:
         self.boot_id = 1
         self.reachable = True
         self.problems: list[str] = []
+        self.silent: set[SandboxId] = set()
+        """Sandboxes whose agent does not answer."""
         self.fail: dict[str, NodeError] = {}
         """Method name -> what its calls raise."""
         self.hold: Callable[[str], Awaitable[None]] | None = None
@@ -89,6 +92,8 @@ class FakeNode:
                 raise NodeRefusedError(f"{spec.sandbox_id} does not run here")
             if report.generation != spec.generation:
                 raise NodeRefusedError(f"{spec.sandbox_id}: generation {spec.generation} is over")
+            if spec.require_healthy and spec.sandbox_id in self.silent:
+                raise NodeGuestError(f"the agent inside {spec.sandbox_id} does not answer")
             saved = self._saved(spec)
             self.saved[spec.snapshot_id] = saved
         if spec.stop:
@@ -271,6 +276,7 @@ class FakeNode:
             agent_version=AGENT_VERSION,
             size_bytes=(16 if spec.memory else 1) * _MIB,
             created_at=time(),
+            unresponsive=spec.sandbox_id in self.silent,
         )
 
     async def _enter(self, method: str) -> None:

@@ -67,6 +67,7 @@ def child(
         paused_at=None,
         pause_reason=None,
         pause_memory=True,
+        pause_strict=False,
         unresponsive=False,
         boots=0,
         root_id=source.root_id,

@@ -13,7 +13,7 @@ from alcove.control.db import Tx
 from alcove.control.sandboxes.states import Event, State, sources, step
 from alcove.control.sandboxes.store import Sandbox, read, running
 from alcove.control.sandboxes.tables import idempotency_keys, sandbox_pairs, sandboxes
-from alcove.wire.ids import SandboxId, SnapshotId, TeamId
+from alcove.wire.ids import SandboxId, TeamId
 from alcove.wire.states import PauseReason, StopReason
 
 _OF_A_LIFE = (
@@ -51,16 +51,19 @@ async def mark_failed(tx: Tx, sandbox: Sandbox, *, at: int) -> bool:
 
 
 async def mark_pausing(
-    tx: Tx,
-    sandbox: Sandbox,
-    *,
-    saving_id: SnapshotId,
-    reason: PauseReason,
-    memory: bool,
-    over_at: int | None = None,
+    tx: Tx, sandbox: Sandbox, pausing: Sandbox, *, over_at: int | None = None
 ) -> bool:
-    """Write the intent to pause; with `over_at` only if its time is over by then."""
-    values = {"saving_id": saving_id, "pause_reason": reason.value, "pause_memory": memory}
+    """Write the intent to pause as `pausing` says; with `over_at` only if its time is over by then.
+
+    What is kept and how careful to be is written down too: a crash does not change what was asked.
+    """
+    assert pausing.pause_reason is not None
+    values = {
+        "saving_id": pausing.saving_id,
+        "pause_reason": pausing.pause_reason.value,
+        "pause_memory": pausing.pause_memory,
+        "pause_strict": pausing.pause_strict,
+    }
     over = () if over_at is None else (sandboxes.c.end_at <= over_at,)
     return await _advance(tx, sandbox, Event.PAUSE, values, *over)
 

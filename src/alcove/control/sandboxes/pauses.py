@@ -9,10 +9,9 @@ between until the machine does: `finish` asks again.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -154,14 +153,14 @@ class Pauses:
             if sandbox is None or sandbox.team_id != caller.team_id:
                 raise no_such_sandbox(sandbox_id)
             self._check(sandbox)
-            begun = await self._begin(tx, sandbox, PauseReason.REQUESTED, memory=memory)
+            begun = await self._begin(
+                tx, sandbox, PauseReason.REQUESTED, memory=memory, strict=healthy
+            )
             if begun is None:
                 raise _already(sandbox_id)
         self._in.outcomes.news.tell(sandbox_id)
 
-        def work() -> Coroutine[Any, Any, None]:
-            return self._save(begun, require_healthy=healthy)
-
+        work = partial(self._save, begun)
         await self._turns.free(sandbox_id)
         if wait:
             await self._turns.join_or_begin(sandbox_id, work, name="sandbox.pause")
@@ -187,6 +186,7 @@ class Pauses:
         reason: PauseReason,
         *,
         memory: bool,
+        strict: bool = False,
         over_at: int | None = None,
         found: SnapshotReport | None = None,
     ) -> Sandbox | None:
@@ -195,35 +195,34 @@ class Pauses:
         snapshot = saving.new_snapshot(sandbox, SnapshotKind.PAUSE, now, memory=memory)
         if found is not None:
             snapshot = replace(snapshot, id=found.snapshot_id)
-        if not await marks.mark_pausing(
-            tx, sandbox, saving_id=snapshot.id, reason=reason, memory=memory, over_at=over_at
-        ):
-            return None
-        if found is None or await snapshots.find(tx, snapshot.id) is None:
-            await self._in.snapshots.begin(tx, snapshot)
-        return replace(
+        pausing = replace(
             sandbox,
             state=State.PAUSING,
             saving_id=snapshot.id,
             pause_reason=reason,
             pause_memory=memory,
+            pause_strict=strict,
         )
+        if not await marks.mark_pausing(tx, sandbox, pausing, over_at=over_at):
+            return None
+        if found is None or await snapshots.find(tx, snapshot.id) is None:
+            await self._in.snapshots.begin(tx, snapshot)
+        return pausing
 
     def _go_on_alone(self, sandbox: Sandbox) -> None:
         self._in.outcomes.news.tell(sandbox.id)
 
         async def in_line() -> None:
             async with self._room:
-                await self._save(sandbox, require_healthy=False)
+                await self._save(sandbox)
 
         self._turns.begin(sandbox.id, in_line, name="sandbox.pause")
 
-    async def _save(self, sandbox: Sandbox, *, require_healthy: bool) -> None:
+    async def _save(self, sandbox: Sandbox) -> None:
         """Carry out a written intent."""
         await self._in.checkpoint("pause intent written")
-        spec = _spec(sandbox, require_healthy=require_healthy)
         try:
-            report = await self._in.nodes.client(sandbox.node_id).save(spec)
+            report = await self._in.nodes.client(sandbox.node_id).save(_spec(sandbox))
         except (NodeUnreachableError, NodeTimeoutError) as error:
             raise _unknown(error) from error
         except (NodeGuestError, NodeNotSavedError, NodeFullError) as error:
@@ -274,7 +273,7 @@ class Pauses:
 
     async def _save_again(self, sandbox: Sandbox, client: NodeClient) -> SnapshotReport | None:
         try:
-            return await client.save(_spec(sandbox, require_healthy=False))
+            return await client.save(_spec(sandbox))
         except (NodeGuestError, NodeNotSavedError, NodeFullError) as error:
             await self._not_paused(sandbox, str(error))
             return None
@@ -352,7 +351,7 @@ def _reason(sandbox: Sandbox) -> PauseReason:
     return sandbox.pause_reason or PauseReason.REQUESTED
 
 
-def _spec(sandbox: Sandbox, *, require_healthy: bool) -> SnapshotSpec:
+def _spec(sandbox: Sandbox) -> SnapshotSpec:
     assert sandbox.saving_id is not None
     return SnapshotSpec(
         sandbox.saving_id,
@@ -360,7 +359,7 @@ def _spec(sandbox: Sandbox, *, require_healthy: bool) -> SnapshotSpec:
         sandbox.generation,
         memory=sandbox.pause_memory,
         stop=True,
-        require_healthy=require_healthy,
+        require_healthy=sandbox.pause_strict,
     )
 
 

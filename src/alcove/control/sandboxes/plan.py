@@ -168,6 +168,7 @@ def _first_life(sandbox_id: SandboxId, snapshot_id: SnapshotId | None) -> dict[s
         "paused_at": None,
         "pause_reason": None,
         "pause_memory": True,
+        "pause_strict": False,
         "unresponsive": False,
         "boots": 0,
         "changes": {},
@@ -224,8 +225,8 @@ def snapshot_error(error: NodeSnapshotError) -> ControlError:
     """What to tell of a snapshot that a node could not start; it is left as it is."""
     if error.code is ErrorCode.SNAPSHOT_INCOMPATIBLE:
         return ConflictError(
-            "The snapshot was made with another version of the node's driver, or on another kind of "
-            "processor, and cannot be started; put that back, or make the sandbox anew from its "
+            "The snapshot was made with another version of the node's driver, or on another kind "
+            "of processor, and cannot be started; put that back, or make the sandbox anew from its "
             "template",
             error_code=error.code,
             detail=str(error),

@@ -69,6 +69,8 @@ class Sandbox:
     pause_reason: PauseReason | None
     pause_memory: bool
     """Whether the pause, under way or done, keeps memory; a resume without it reboots."""
+    pause_strict: bool
+    """Whether the pause under way is refused when the agent inside does not answer."""
     unresponsive: bool
     """The agent inside did not answer when it was paused."""
     boots: int

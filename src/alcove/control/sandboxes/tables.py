@@ -58,6 +58,8 @@ sandboxes = Table(
     Column("pause_reason", String(16)),
     # Whether the pause (under way, or done) keeps memory; a resume without it reboots.
     Column("pause_memory", Boolean, nullable=False),
+    # Whether the pause under way is refused when the agent inside does not answer.
+    Column("pause_strict", Boolean, nullable=False),
     Column("unresponsive", Boolean, nullable=False),
     Column("boots", Integer, nullable=False),
     # Lineage: the sandbox and the snapshot it was forked from, and how deep in the tree it is.
