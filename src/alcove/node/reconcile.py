@@ -22,6 +22,8 @@ PERIOD_S = 30.0
 async def step(supervisor: Supervisor, places: Places, snapshots: Snapshots) -> None:
     """Clear slots that nobody owns, remains of snapshots, sandboxes that stopped long ago.
 
+    Checksums that a crash has prevented are written.
+
     What a live sandbox needs is not looked after here: its own task is told by the kernel.
     """
     strays = await places.sweep()
@@ -31,6 +33,7 @@ async def step(supervisor: Supervisor, places: Places, snapshots: Snapshots) -> 
     if remains:
         _log.info("snapshots.remains_removed", count=remains)
     supervisor.forget_old()
+    await snapshots.seal_owed()
 
 
 class ReadyImages(Protocol):

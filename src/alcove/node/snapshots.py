@@ -70,6 +70,8 @@ class Snapshots:
             for path in sorted(directory.glob(f"*/{_NAME}"))
             if (record := _read(path)) is not None
         }
+        self._owing = [one for one in self._records if not manifest.sealed(self.data(one))]
+        """Whose checksums a crash has prevented; until they are there nobody sees a change."""
 
     @property
     def driver_text(self) -> str:
@@ -193,6 +195,18 @@ class Snapshots:
         for path in remains:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         return len(remains)
+
+    async def seal_owed(self) -> None:
+        """Write the checksums that a former process owes, once, one snapshot after the other."""
+        owing, self._owing = self._owing, []
+        for snapshot_id in owing:
+            if snapshot_id not in self._records:
+                continue
+            try:
+                with self.reading(snapshot_id):
+                    await asyncio.to_thread(manifest.check_contents, self.data(snapshot_id))
+            except SnapshotDamagedError as error:
+                _log.warning("snapshot.not_sealed", snapshot_id=snapshot_id, error=str(error))
 
     def origins(self) -> list[Origin]:
         return [record.origin for record in self._records.values()]

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from alcove.node.drivers import manifest
-from alcove.node.errors import BusyError, InvalidRequestError, NotHereError, SaveFailedError
+from alcove.node.errors import (
+    BusyError,
+    DamagedError,
+    InvalidRequestError,
+    NotHereError,
+    SaveFailedError,
+)
 from alcove.node.origins import Origin, Startup
 from alcove.node.snapshots import SnapshotRecord, Snapshots
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId, TemplateId
@@ -84,6 +90,30 @@ def test_what_a_crash_leaves_is_swept(tmp_path):
     snapshots = store(tmp_path)
     assert asyncio.run(snapshots.sweep()) == 2
     assert [path.name for path in directory.iterdir()] == [ID]
+
+
+def test_checksums_that_a_crash_prevented_are_written_by_the_next_process(tmp_path):
+    async def save() -> None:
+        snapshots = store(tmp_path)
+        with snapshots.making(ID, 0) as into:
+            with manifest.new_directory(into) as directory:
+                (directory / "pages.img").write_bytes(bytes(100_000))
+                manifest.describe(directory, "fake", "1")
+            await snapshots.keep(record())
+
+    asyncio.run(save())
+    again = store(tmp_path)
+    assert not manifest.sealed(again.data(ID))
+    asyncio.run(again.seal_owed())
+    assert manifest.sealed(again.data(ID))
+    (again.data(ID) / "pages.img").write_bytes(bytes(99_999) + b"x")
+    with pytest.raises(DamagedError, match="contents differ"):
+        asyncio.run(again.check(ID))
+    (again.data(ID) / "manifest.json").unlink()
+    (again.data(ID) / "checksums.owed").touch()
+    third = store(tmp_path)
+    asyncio.run(third.seal_owed())
+    assert not manifest.sealed(third.data(ID))
 
 
 def test_a_removal_that_was_cut_short_is_finished(tmp_path):

@@ -9,7 +9,8 @@ one stat per file.
 
 Checksums take longer than saving, so they may follow: a snapshot that is described is complete and
 will survive a crash. One whose checksums a crash has prevented still owes them, and gets them when
-it is next restored; one that owes none and has none, or none that can be read, is damaged.
+a node starts again or it is restored; one that owes none and has none, or none that can be read, is
+damaged.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ _WRITTEN_HERE = "written by this process, checksum to follow"
 
 Fingerprint = tuple[int, int, int, int, int]
 _trusted: dict[Fingerprint, str] = {}
+_writing = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -91,13 +94,15 @@ def seal(directory: Path) -> None:
                 return
             checksums[file.name] = digest
             _trusted[before] = digest
-        # The file is there already: nothing is added to a directory that may be being removed.
-        with (directory / _OWED).open("r+b") as out:
-            out.truncate()
-            out.write(json.dumps(checksums, indent=1).encode())
-            out.flush()
-            os.fsync(out.fileno())
-        (directory / _OWED).rename(directory / _CHECKSUMS)
+        # Who opened it a moment ago would empty it again when it has its new name.
+        with _writing:
+            # The file is there already: nothing is added to a directory that may be being removed.
+            with (directory / _OWED).open("r+b") as out:
+                out.truncate()
+                out.write(json.dumps(checksums, indent=1).encode())
+                out.flush()
+                os.fsync(out.fileno())
+            (directory / _OWED).rename(directory / _CHECKSUMS)
         sync_directory(directory)
     except (OSError, SnapshotDamagedError):
         return
