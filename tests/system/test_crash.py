@@ -77,6 +77,20 @@ def test_sandboxes_survive_the_supervisor_and_all_services(stack: Stack) -> None
         until(lambda: sandbox.commands.run("pgrep sleep").exit_code == 0)
 
 
+def test_paused_sandboxes_survive_the_supervisor_and_all_services(stack: Stack) -> None:
+    with Sandbox.create(timeout=600) as sandbox:
+        process = sandbox.commands.run("sleep 600", background=True, timeout=0)
+        sandbox.files.write("kept.txt", "still there")
+        assert sandbox.pause() is True
+        for pid in stack.pids().values():
+            os.kill(pid, signal.SIGKILL)
+        alcove("up")
+        assert sandbox.get_info().state.value == "paused"
+        sandbox.connect(timeout=600)
+        assert process.pid in {p.pid for p in sandbox.commands.list()}
+        assert sandbox.files.read("kept.txt") == "still there"
+
+
 def test_down_keeping_sandboxes_and_up_again(stack: Stack) -> None:
     with Sandbox.create(timeout=600) as sandbox:
         sandbox.files.write("kept.txt", "yes")
