@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from e2b import Sandbox
 
 from stack import Stack
 
 ROOT = Path(__file__).parents[2]
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_time_travel_example(stack: Stack) -> None:
@@ -29,6 +30,40 @@ def test_time_travel_example(stack: Stack) -> None:
     assert len(numbers) == 4
     assert numbers == sorted(numbers)
     assert numbers[0] >= 5
+
+
+def run(example: str, stack: Stack, **settings: str) -> list[str]:
+    finished = subprocess.run(
+        [sys.executable, ROOT / "examples" / example],
+        env=os.environ | stack.environment | settings,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
+
+
+def snapshots() -> set[str]:
+    pages, ids = Sandbox.list_snapshots(), set()
+    while pages.has_next:
+        ids |= {one.snapshot_id for one in pages.next_items()}
+    return ids
+
+
+def test_a_search_tree_of_snapshots(stack: Stack) -> None:
+    before = snapshots()
+    found, positions = run("tree_search.py", stack)
+    assert found == "found: 1 +3 *3 +3 = 15"
+    assert positions == "positions: 22"
+    assert snapshots() == before
+
+
+def test_wide_research(stack: Stack) -> None:
+    answer, workers, tasks = run("wide_research.py", stack, WORKERS="4")
+    assert answer == "How many primes are there below 40000? 4203"
+    assert workers == "workers: 4"
+    assert tasks == "tasks: 0 10000; 10000 20000; 20000 30000; 30000 40000"
 
 
 def test_time_travel_by_shell(stack: Stack) -> None:

@@ -74,7 +74,9 @@ def test_the_kernel_prefers_commands_to_the_agent_when_memory_ends(agent: Agent)
     own = Path("/proc/self/oom_score_adj").read_text()
     if int(own) >= 100:
         pytest.skip("these tests are themselves preferred")
-    ended = agent.run("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj")
+    # The agent takes its own score back once the command has begun.
+    wait = f'until [ "$(cat /proc/$PPID/oom_score_adj)" = {own.strip()} ]; do sleep 0.01; done'
+    ended = agent.run(f"{wait}; cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj")
     assert ended.stdout.decode() == f"100\n{own}"
 
 
