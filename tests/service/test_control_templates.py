@@ -11,6 +11,7 @@ from alcove.control.nodes.fake import FakeNode
 from alcove.control.templates import store
 from alcove.control.templates.store import Template
 from alcove.wire.ids import BuildId, TeamId, TemplateId
+from alcove.wire.node import RecipeReport
 from alcove.wire.states import BuildState
 
 __all__ = ["in_world"]
@@ -281,9 +282,45 @@ def test_a_foreign_template_exists_but_is_not_usable(in_world: InWorld) -> None:
     in_world(scenario)
 
 
+def test_names_and_size_come_from_the_recipe_also_of_a_later_version(in_world: InWorld) -> None:
+    names = ["code-interpreter-v1", "code-interpreter", "code-interpreter-beta"]
+
+    async def sizes(world: World) -> dict[str, int]:
+        found = {}
+        for name in names:
+            answer = await world.http.post("/v2/sandboxes", json={"templateID": name})
+            if answer.status_code == 201:
+                shown = await world.http.get(f"/sandboxes/{answer.json()['sandboxID']}")
+                found[name] = shown.json()["memoryMB"]
+        return found
+
+    async def scenario(world: World) -> None:
+        # As after an upgrade: the database knows only `base`.
+        assert await sizes(world) == {}
+        world.node.recipes.append(RecipeReport("code_interpreter", names[:2], 2, 2048, 10240))
+        await step(world)
+        await step(world)
+        assert await sizes(world) == dict.fromkeys(names[:2], 2048)
+        base, interpreter = (await world.http.get("/templates")).json()
+        assert (base["names"], base["memoryMB"]) == (["base"], 1024)
+        assert (interpreter["names"], interpreter["cpuCount"]) == (sorted(names[:2]), 2)
+        # The next version has one name more and one less, and another size once it is built anew.
+        world.node.recipes[-1] = RecipeReport("code_interpreter", names[1:], 2, 4096, 10240)
+        await step(world)
+        assert await sizes(world) == dict.fromkeys(names[1:], 2048)
+        image = newest_image(world.node)
+        world.node.images[image] = replace(world.node.images[image], stale=True)
+        await step(world)
+        await step(world)
+        assert await sizes(world) == dict.fromkeys(names[1:], 4096)
+
+    in_world(scenario)
+
+
 def test_pages_of_templates(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        world.node.recipes = ["base", "code-interpreter", "desktop"]
+        names = ("base", "code-interpreter", "desktop")
+        world.node.recipes = [RecipeReport(name, [name], 2, 1024, 10240) for name in names]
         await step(world)
         await step(world)
         names, token = [], ""

@@ -40,13 +40,47 @@ memory_mib = 256
 disk_mib = 256
 user = "user"
 workdir = "/home/user"
-packages = ["bash", "ca-certificates", "passwd", "procps"]
+packages = ["bash", "ca-certificates", "passwd", "procps", "sudo"]
 suites = { debian = "bookworm", ubuntu = "noble" }
 """
 PROVISION = """#!/bin/sh
 set -eu
 useradd --uid 1000 --create-home --shell /bin/bash user
+echo 'user ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
 """
+
+CHILD = """
+parent = "small"
+aliases = ["grown"]
+vcpu_count = 1
+memory_mib = 256
+disk_mib = 256
+user = "user"
+workdir = "/home/user"
+packages = ["hello"]
+start_command = "sudo /opt/served.sh"
+ready_command = "test -e /run/served"
+"""
+CHILD_PROVISION = """#!/bin/sh
+set -eu
+test "$(stat -c %a "$ALCOVE_RECIPE_DIR/parts/one")" = 644
+su user -c "cat $ALCOVE_RECIPE_DIR/parts/one" >/opt/one
+install -m 0755 "$ALCOVE_RECIPE_DIR/served.sh" /opt/served.sh
+test -d /proc/self
+getent hosts localhost >/dev/null
+"""
+
+
+def write_child(data_dir: Path, part: str = "first\n") -> None:
+    """A recipe that adds a package, a file and a service to `small`."""
+    folder = data_dir / "recipes" / "grown"
+    (folder / "parts" / "__pycache__").mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(CHILD)
+    (folder / "provision.sh").write_text(CHILD_PROVISION)
+    (folder / "parts" / "one").write_text(part)
+    (folder / "parts" / "__pycache__" / "one.pyc").write_text("")
+    (folder / "served.sh").write_text("#!/bin/sh\nid -u >/run/served; exec sleep 1000\n")
+    (folder / "served.sh").chmod(0o755)
 
 
 def write_recipe(

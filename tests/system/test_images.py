@@ -83,12 +83,71 @@ def test_the_root_is_private_and_bare_of_the_machine(data_dir: Path) -> None:
     assert "://" not in json.dumps(manifest)
 
 
+def test_a_child_adds_to_a_copy_of_its_parent(data_dir: Path) -> None:
+    building.write_child(data_dir)
+    (parent,) = (data_dir / "images" / "rootfs").iterdir()
+    before = tree(parent / "root")
+
+    async def scenario() -> None:
+        async with building.builder(data_dir) as here:
+            wanted = building.spec(new_id(), "grown")
+            report = await here.build(wanted)
+            assert report.state is BuildState.READY, report.reason
+            log = messages(here, wanted.build_id)
+            assert "root file system of small is already there" in log
+            finished = await here.run(wanted.build_id, "hello; cat /opt/one /run/served; ls -A /")
+            assert finished.exit_code == 0, finished.output
+            hello, one, owner, *top = finished.output.splitlines()
+            assert (hello, one, owner) == ("Hello, world!", "first", "0")
+            assert not {".alcove-recipe", "provision.sh"} & set(top)
+
+    asyncio.run(scenario())
+    assert tree(parent / "root") == before  # a copy, whatever is done in it
+    (made,) = {*(data_dir / "images" / "rootfs").iterdir()} - {parent}
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["parent"] == parent.name
+    assert {"bash", "hello"} <= manifest["packages"].keys()
+    assert sorted(manifest["files_sha256"]) == ["parts/one", "provision.sh", "served.sh"]
+    root = made / "root"
+    assert list((root / "dev").iterdir()) == []
+    assert (root / "etc/resolv.conf").read_text() == "nameserver 169.254.0.22\n"
+    assert not (root / "etc/apt/apt.conf.d/99mmdebstrap").exists()
+    assert sorted(path.name for path in made.iterdir()) == ["manifest.json", "root"]
+    assert str(data_dir) not in Path("/proc/self/mounts").read_text()
+
+
+def test_a_changed_recipe_makes_its_builds_stale(data_dir: Path) -> None:
+    async def stale() -> dict[str, bool]:
+        async with building.builder(data_dir) as here:
+            ready = [r for r in here.images.reports() if r.state is BuildState.READY]
+            return {report.recipe: report.stale for report in ready}
+
+    building.write_child(data_dir)
+    assert asyncio.run(stale()) == {"small": False, "grown": False}
+    building.write_child(data_dir, "second\n")
+    assert asyncio.run(stale()) == {"small": False, "grown": True}
+    building.write_recipe(data_dir, "small", provision=building.PROVISION + "true\n")
+    building.write_child(data_dir)
+    assert asyncio.run(stale()) == {"small": True, "grown": True}
+    building.write_recipe(data_dir, "small")
+    assert asyncio.run(stale()) == {"small": False, "grown": False}
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, int, float]]:
+    """Every file below with what tells that it was changed."""
+    found = {}
+    for path in root.rglob("*"):
+        of = path.lstat()
+        found[str(path)] = (of.st_mode, of.st_uid, of.st_size, of.st_mtime)
+    return found
+
+
 def test_the_second_build_takes_the_root_that_is_there(data_dir: Path) -> None:
     async def scenario() -> None:
         async with building.builder(data_dir) as here:
             wanted = building.spec(new_id())
             assert (await here.build(wanted)).state is BuildState.READY
-            assert "root file system is already there" in messages(here, wanted.build_id)
+            assert "root file system of small is already there" in messages(here, wanted.build_id)
 
     asyncio.run(scenario())
 

@@ -22,16 +22,17 @@ from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.finalize import BuildFailedError, Finalizer
+from alcove.node.ground import Size
 from alcove.node.guest_client import GuestError
 from alcove.node.image_records import ImageRecord, ImageRecords
 from alcove.node.logs import SandboxLog
-from alcove.node.origins import Origin
+from alcove.node.origins import Origin, Startup
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
 from alcove.node.rootfs import RootfsError, RootfsStore
 from alcove.node.run import CommandError
 from alcove.wire.ids import BuildId
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry, RecipeReport
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
@@ -66,6 +67,15 @@ class Workshop:
     """Certificates that programs in sandboxes shall trust beside the public ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of a recipe a finished build can be compared with."""
+
+    rootfs: str
+    startup: Startup
+    size: Size
+
+
 class Images:
     """The builds of this node; `get` says what a sandbox can be restored from."""
 
@@ -80,6 +90,8 @@ class Images:
         self._tasks: dict[BuildId, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
         self._current_agent = ""
+        self._wanted: dict[str, _Wanted] = {}
+        """What a build of each recipe would be made of now."""
 
     async def open(self) -> None:
         """Look at what is there after a start of the node; call once, before anything else."""
@@ -87,6 +99,7 @@ class Images:
             if record.state in {BuildState.WAITING, BuildState.BUILDING}:
                 self._end(record, BuildState.ERROR, _INTERRUPTED)
         # Made now, so that `stale` is known, and no build waits for it.
+        self._wanted = await asyncio.to_thread(self._read_recipes)
         bundle = await agent_bundle.ensure_bundle(self._data_dir)
         self._current_agent = bundle.name
 
@@ -141,8 +154,8 @@ class Images:
     def reports(self) -> list[ImageReport]:
         return [self._report(record) for record in self._records.all()]
 
-    def recipes(self) -> list[str]:
-        return self._with.recipes.names()
+    def recipes(self) -> list[RecipeReport]:
+        return [recipe.report() for recipe in self._with.recipes.all()]
 
     def log(self, build_id: BuildId, after: int) -> list[LogEntry]:
         """Log entries of a build with a number above `after`. Raises NotHereError."""
@@ -182,6 +195,19 @@ class Images:
         failed = [record for record in records if record.state is BuildState.ERROR]
         return [*stale, *failed[:-_FAILED_BUILDS_KEPT]]
 
+    def _read_recipes(self) -> dict[str, "_Wanted"]:
+        wanted = {}
+        for name in self._with.recipes.names():
+            try:
+                recipe = self._with.recipes.get(name)
+                digest = self._with.rootfs.digest(recipe)
+            except (RecipeError, RootfsError, OSError) as error:
+                # The build itself says so to whoever waits for it.
+                _log.warning("recipe.unusable", recipe=name, why=str(error))
+            else:
+                wanted[name] = _Wanted(digest, recipe.startup, _size(recipe))
+        return wanted
+
     def _recipe(self, spec: ImageSpec) -> Recipe:
         try:
             return self._with.recipes.get(spec.recipe)
@@ -215,6 +241,9 @@ class Images:
         rootfs = await self._with.rootfs.ensure(
             recipe, lambda level, line: log.add(self._now(), level, line, step="base")
         )
+        if recipe.name in self._wanted:
+            # The recipe was read again for this build.
+            self._wanted[recipe.name] = _Wanted(rootfs, recipe.startup, _size(recipe))
         record = record.with_(
             agent=agent.name,
             rootfs=rootfs,
@@ -277,7 +306,13 @@ class Images:
     def _stale(self, record: ImageRecord) -> bool:
         if record.state is not BuildState.READY:
             return False
-        return record.agent != self._current_agent or not self._restorable(record)
+        wanted = self._wanted.get(record.spec.recipe)
+        made = _Wanted(record.rootfs, record.startup, _size(record.spec))
+        return (
+            record.agent != self._current_agent
+            or not self._restorable(record)
+            or (wanted is not None and made != wanted)
+        )
 
     def _restorable(self, record: ImageRecord) -> bool:
         return record.driver == self._driver_text()
@@ -300,6 +335,10 @@ class Images:
             stale=self._stale(record),
             restorable=record.state is not BuildState.READY or self._restorable(record),
         )
+
+
+def _size(of: Recipe | ImageSpec) -> Size:
+    return Size(of.vcpu_count, of.memory_mib, of.disk_mib)
 
 
 def _chain(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipes
 from alcove.wire.ids import BuildId
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry, RecipeReport
 from alcove.wire.states import BuildState
 
 
@@ -79,8 +79,8 @@ class PlainImages:
         entries = [LogEntry(1, time.time(), "info", f"Build of {report.recipe}: {report.state}")]
         return entries if after < 1 else []
 
-    def recipes(self) -> list[str]:
-        return self._recipes.names()
+    def recipes(self) -> list[RecipeReport]:
+        return [recipe.report() for recipe in self._recipes.all()]
 
     async def _make(self, spec: ImageSpec) -> None:
         try:

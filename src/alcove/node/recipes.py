@@ -1,7 +1,8 @@
 """Recipes: what goes into a template. One folder under alcove/images/ per recipe.
 
-recipe.toml     packages, defaults, start and ready command
+recipe.toml     packages, defaults, start and ready command; `parent` names the recipe it adds to
 provision.sh    run as root inside the new root file system, with network
+the rest        for provision.sh, which finds a copy of the folder in $ALCOVE_RECIPE_DIR
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 
 import alcove
 from alcove.node.origins import Startup
+from alcove.wire.node import RecipeReport
 
 SHIPPED = Path(alcove.__file__).parent / "images"
 
@@ -33,14 +35,19 @@ class Recipe:
     name: str
     directory: Path
     packages: list[str]
-    suites: dict[str, str]
-    """Release of the distribution to build from, by the ID of the machine's distribution."""
+    """Packages of the distribution; with a parent, beside those it has."""
     aliases: list[str]
+    """Names clients may give; no other recipe has one of them."""
     vcpu_count: int
     memory_mib: int
     disk_mib: int
     user: str
     workdir: str
+    parent: "Recipe | None" = None
+    """Its root file system starts as a copy of this one's."""
+    suites: dict[str, str] = field(default_factory=dict)
+    """Release of the distribution to build from, by the ID of the machine's distribution; with a
+    parent, the parent's."""
     start_command: str = ""
     """Runs in the background as `user` before the snapshot is taken; empty for none."""
     ready_command: str = ""
@@ -57,6 +64,25 @@ class Recipe:
     def provision(self) -> Path:
         return self.directory / "provision.sh"
 
+    def files(self) -> list[Path]:
+        """What provision.sh may read, relative to the folder and sorted.
+
+        Not recipe.toml, which the node reads, nor what Python leaves: neither must cause a build.
+        """
+        return sorted(
+            path.relative_to(self.directory)
+            for path in self.directory.rglob("*")
+            if path.is_file()
+            and path != self.directory / _NAME
+            and path.suffix != ".pyc"
+            and "__pycache__" not in path.parts
+        )
+
+    def report(self) -> RecipeReport:
+        return RecipeReport(
+            self.name, self.aliases, self.vcpu_count, self.memory_mib, self.disk_mib
+        )
+
 
 class Recipes:
     """The recipes in one folder, read afresh each time."""
@@ -65,26 +91,62 @@ class Recipes:
         self._directory = directory
 
     def names(self) -> list[str]:
-        return sorted(path.parent.name for path in self._directory.glob("*/recipe.toml"))
+        return sorted(path.parent.name for path in self._directory.glob(f"*/{_NAME}"))
 
     def get(self, name: str) -> Recipe:
         """Raises UnknownRecipeError, or RecipeError when the folder's contents are wrong."""
+        return self._get(name, ())
+
+    def all(self) -> list[Recipe]:
+        """The recipes in the order to build them in: a parent before what adds to it.
+
+        Raises RecipeError.
+        """
+        found = sorted((self.get(name) for name in self.names()), key=lambda r: (_depth(r), r.name))
+        owners: dict[str, Recipe] = {}
+        for recipe in found:
+            for alias in recipe.aliases:
+                if owners.setdefault(alias, recipe) is not recipe:
+                    raise RecipeError(
+                        f"recipes {owners[alias].name} and {recipe.name} both have alias {alias!r}"
+                    )
+        return found
+
+    def _get(self, name: str, below: tuple[str, ...]) -> Recipe:
         # The name comes from a client: only a name that is listed may become a path.
         if name not in self.names():
             raise UnknownRecipeError(
                 f"there is no recipe {name!r}; this node has {', '.join(self.names()) or 'none'}"
             )
-        return _read(self._directory / name)
+        if name in below:
+            raise RecipeError(f"recipe {name} is its own parent, by way of {' and '.join(below)}")
+        path = self._directory / name / _NAME
+        data = _read(path)
+        parent = data.pop("parent", None)
+        recipe = Recipe(
+            name=name,
+            directory=path.parent,
+            parent=None if parent is None else self._get(parent, (*below, name)),
+            **data,
+        )
+        if not recipe.provision.is_file():
+            raise RecipeError(f"{recipe.provision} is missing")
+        if bool(recipe.suites) is (recipe.parent is not None):
+            raise RecipeError(f"{path}: suites is for a recipe without parent, which must have it")
+        return recipe
 
 
-def _read(directory: Path) -> Recipe:
-    path = directory / "recipe.toml"
+def _depth(recipe: Recipe) -> int:
+    return 0 if recipe.parent is None else 1 + _depth(recipe.parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read as TOML") from error
     for entry in dataclasses.fields(Recipe):
-        if entry.name in {"name", "directory"}:
+        if entry.name in _NOT_FIELDS:
             continue
         if entry.name in data:
             _check(path, entry.name, data[entry.name])
@@ -92,13 +154,13 @@ def _read(directory: Path) -> Recipe:
             raise RecipeError(f"{path}: {entry.name} is missing")
     if unknown := data.keys() - _KINDS.keys():
         raise RecipeError(f"{path}: unknown field {', '.join(sorted(unknown))}")
-    recipe = Recipe(name=directory.name, directory=directory, **data)
-    if not recipe.provision.is_file():
-        raise RecipeError(f"{recipe.provision} is missing")
-    return recipe
+    return data
 
 
+_NAME = "recipe.toml"
+_NOT_FIELDS = {"name", "directory"}
 _KINDS: dict[str, type] = {
+    "parent": str,
     "packages": list,
     "suites": dict,
     "aliases": list,

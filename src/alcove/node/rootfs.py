@@ -1,5 +1,8 @@
 """Root file systems of templates, made by mmdebstrap from a recipe.
 
+A recipe with a parent starts from a copy of the parent's finished root file system, which is made
+first if it is not there.
+
     <data>/images/rootfs/<digest>/root/            read-only once made, shared by all sandboxes
                                   manifest.json    packages, versions and where they came from
     <data>/images/rootfs/.new-*                    being made; left by a crash, removed by the next
@@ -30,7 +33,7 @@ from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.recipes import Recipe
 from alcove.node.run import CommandError, follow, run
 
-_FORMAT = "2"
+_FORMAT = "3"
 _TIME_LIMIT_S = 30 * 60.0
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Stay in the image, so that what its users install later is as lean and quick.
@@ -49,11 +52,20 @@ _APT_SETTING = re.compile(r"Acquire::(https?::Proxy|https::CaInfo|Check-Date|Che
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
+# As mmdebstrap installs: apt of the machine, with its network, and dpkg of the new root.
+_INSTALL = (
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --quiet -o Dir::Bin::dpkg=env'
+    " -o DPkg::Options::=--unset=APT_CONFIG -o DPkg::Options::=dpkg"
+    ' -o DPkg::Chroot-Directory="$1" install '
+)
+
 _FILES = {
     "etc/hostname": "alcove\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     "etc/resolv.conf": f"nameserver {GATEWAY_ADDRESS}\n",
 }
+_RECIPE_DIR = ".alcove-recipe"
+"""Where provision.sh finds its folder, in the new root and only while it runs."""
 _MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
 
 Log = Callable[[str, str], None]
@@ -80,8 +92,9 @@ class RootfsStore:
             "format": _FORMAT,
             "architecture": platform.machine(),
             "suite": _suite(apt_sources.read_machine(), recipe),
+            "parent": "" if recipe.parent is None else self.digest(recipe.parent),
             "packages": sorted(recipe.packages),
-            "provision": _hash(recipe.provision),
+            "files": {str(name): _hash(recipe.directory / name) for name in recipe.files()},
             "dpkg": _DPKG_OPTIONS,
             "authorities": self._authorities,
         }
@@ -96,10 +109,7 @@ class RootfsStore:
         digest = await asyncio.to_thread(self.digest, recipe)
         # One at a time: each would use the whole machine.
         async with self._building:
-            if await asyncio.to_thread(self.path(digest).is_dir):
-                log("info", "root file system is already there")
-                return digest
-            await self._build(recipe, digest, log)
+            await self._ensure(recipe, digest, log)
         return digest
 
     def collect(self, keep: set[str]) -> None:
@@ -110,22 +120,38 @@ class RootfsStore:
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
-    async def _build(self, recipe: Recipe, digest: str, log: Log) -> None:
+    async def _ensure(self, recipe: Recipe, digest: str, log: Log) -> None:
+        if await asyncio.to_thread(self.path(digest).is_dir):
+            log("info", f"root file system of {recipe.name} is already there")
+            return
+        start = None
+        if recipe.parent is not None:
+            parent = await asyncio.to_thread(self.digest, recipe.parent)
+            await self._ensure(recipe.parent, parent, log)
+            start = self.path(parent)
+        await self._build(recipe, digest, start, log)
+
+    async def _build(self, recipe: Recipe, digest: str, start: Path | None, log: Log) -> None:
+        """`start`: the root file system to begin from; None for nothing."""
         machine = apt_sources.read_machine()
         suite = _suite(machine, recipe)
         sources = apt_sources.lines_for(machine, suite)
         work = await asyncio.to_thread(self._new_directory)
+        root = work / "root"
         try:
-            argv = await _mmdebstrap(recipe, suite, work / "root", self._hooks(recipe, work))
-            environment = await _environment()
-            log("info", f"building a {suite} root file system of {len(recipe.packages)} packages")
+            await asyncio.to_thread(_stage, recipe, work / "recipe")
+            count = len(recipe.packages)
+            log("info", f"building the {suite} root file system of {recipe.name}, {count} packages")
             try:
+                if start is not None:
+                    log("info", "beginning with a copy of its parent's")
+                    await _copy(start, root)
                 await follow(
-                    argv,
+                    await _mmdebstrap(recipe, suite, root, self._hooks(recipe, work)),
                     lambda line: log(*_classify(line)),
                     stdin="\n".join(sources) + "\n",
                     timeout_s=_TIME_LIMIT_S,
-                    env=environment,
+                    env=await _environment(),
                 )
             except CommandError as error:
                 raise RootfsError(
@@ -146,16 +172,18 @@ class RootfsStore:
 
     def _hooks(self, recipe: Recipe, work: Path) -> Iterator[str]:
         """Shell commands mmdebstrap runs on the machine, with the new root in $1."""
-        if self._authorities:
+        if recipe.parent is not None and recipe.packages:
+            yield _INSTALL + shlex.join(recipe.packages)
+        if self._authorities and recipe.parent is None:
             # update-ca-certificates takes one certificate a file.
             for number, certificate in enumerate(self._authorities):
                 (work / f"machine-{number}.crt").write_text(certificate + "\n")
             target = '"$1"/usr/local/share/ca-certificates'
             yield f"mkdir -p {target} && mv {shlex.quote(str(work))}/machine-*.crt {target}/"
             yield 'chroot "$1" update-ca-certificates'
-        yield f'install -m 0700 {shlex.quote(str(recipe.provision))} "$1"/provision.sh'
-        yield 'chroot "$1" /provision.sh'
-        yield 'rm "$1"/provision.sh'
+        yield f'mv {shlex.quote(str(work / "recipe"))} "$1"/{_RECIPE_DIR}'
+        yield f'ALCOVE_RECIPE_DIR=/{_RECIPE_DIR} chroot "$1" /{_RECIPE_DIR}/provision.sh'
+        yield f'rm -rf "$1"/{_RECIPE_DIR}'
 
     async def _finish(self, work: Path, recipe: Recipe, suite: str, sources: list[str]) -> None:
         root = work / "root"
@@ -164,17 +192,43 @@ class RootfsStore:
         )
         manifest = {
             "recipe": recipe.name,
+            "parent": "" if recipe.parent is None else self.digest(recipe.parent),
             "suite": suite,
             "architecture": platform.machine(),
             "alcove": __version__,
             "built_at": time.time(),
-            "provision_sha256": _hash(recipe.provision),
+            "files_sha256": {str(name): _hash(recipe.directory / name) for name in recipe.files()},
             "extra_authorities": len(self._authorities),
             "packages": dict(line.split() for line in listing.stdout.splitlines()),
         }
+        await asyncio.to_thread(shutil.rmtree, work / "recipe", ignore_errors=True)
         await asyncio.to_thread(_settle, root, sources)
         manifest["bytes"] = await asyncio.to_thread(_bytes_used, root)
         (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _stage(recipe: Recipe, into: Path) -> None:
+    """Copy what provision.sh may read, as everybody in the new root may read it."""
+    for name in recipe.files():
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(recipe.directory / name, target)
+        target.chmod(0o755 if os.access(recipe.directory / name, os.X_OK) else 0o644)
+    (into / recipe.provision.name).chmod(0o755)
+    for directory in (into, *(path for path in into.rglob("*") if path.is_dir())):
+        directory.chmod(0o755)
+
+
+async def _copy(start: Path, root: Path) -> None:
+    """A root file system to go on from, without what ours has instead of the machine's."""
+    await follow(
+        ["cp", "-a", "--reflink=auto", str(start), str(root)],
+        lambda _: None,
+        timeout_s=_TIME_LIMIT_S,
+    )
+    # mmdebstrap takes these from the machine, whose network the build uses, unless they are there.
+    for name in ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list"):
+        (root / name).unlink()
 
 
 async def _mmdebstrap(recipe: Recipe, suite: str, root: Path, hooks: Iterator[str]) -> list[str]:
@@ -185,9 +239,14 @@ async def _mmdebstrap(recipe: Recipe, suite: str, root: Path, hooks: Iterator[st
         'APT::Sandbox::User "root";',
         *filter(_APT_SETTING.match, settings),
     ]
+    if recipe.parent is None:
+        kind = ["--variant=apt", f"--include={','.join(recipe.packages)}"]
+    else:
+        # What mmdebstrap would include in a root it did not make, it unpacks over all that is
+        # there; a hook has apt install it.
+        kind = ["--variant=custom", "--skip=check/empty"]
     return [
-        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"),
-        f"--include={','.join(recipe.packages)}",
+        *("mmdebstrap", "--mode=root", "--format=directory", *kind),
         *(f"--aptopt={option}" for option in apt_options),
         *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
         *(f"--customize-hook={hook}" for hook in hooks),
@@ -275,6 +334,8 @@ def _classify(line: str) -> tuple[str, str]:
 
 
 def _suite(machine: apt_sources.Machine, recipe: Recipe) -> str:
+    if recipe.parent is not None:
+        return _suite(machine, recipe.parent)
     try:
         return recipe.suites[machine.distribution]
     except KeyError:

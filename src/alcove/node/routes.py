@@ -36,6 +36,7 @@ from alcove.wire.node import (
     ImageSpec,
     LogEntry,
     NodeReport,
+    RecipeReport,
     SandboxSpec,
     SnapshotSpec,
 )
@@ -60,7 +61,7 @@ class ImageStore(Protocol):
 
     def log(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
 
-    def recipes(self) -> list[str]: ...
+    def recipes(self) -> list[RecipeReport]: ...
 
 
 class Api:

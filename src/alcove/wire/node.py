@@ -236,6 +236,17 @@ class LogEntry(_Message):
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeReport(_Message):
+    """A template that ships with a node: what it is called and how large its sandboxes are."""
+
+    name: str
+    aliases: list[str]
+    vcpu_count: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport(_Message):
     """What a node offers and how full it is."""
 
@@ -245,7 +256,8 @@ class NodeReport(_Message):
     isolation: str
     capabilities: list[str]
     """What the driver can do: "memory_snapshot", "disk_limit", "network_policy"."""
-    recipes: list[str]
+    recipes: list[RecipeReport]
+    """In the order to build them in."""
     cpu_count: int
     memory_mib: int
     memory_free_mib: int
@@ -254,6 +266,11 @@ class NodeReport(_Message):
     slots_ready: int
     ready: bool
     problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        recipes = [RecipeReport.from_json(recipe) for recipe in data["recipes"]]
+        return cls._of(data | {"recipes": recipes})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ GOOD = {
 }
 
 
-def write(directory: Path, fields: dict[str, str]) -> Recipes:
-    folder = directory / "mine"
+def write(directory: Path, fields: dict[str, str], name: str = "mine") -> Recipes:
+    folder = directory / name
     folder.mkdir()
     text = "".join(f"{name} = {value}\n" for name, value in fields.items())
     (folder / "recipe.toml").write_text(text)
@@ -51,6 +51,60 @@ def test_a_good_recipe_is_read(tmp_path: Path) -> None:
 def test_names_of_nothing_are_refused(name: str) -> None:
     with pytest.raises(UnknownRecipeError):
         Recipes().get(name)
+
+
+def child(parent: str) -> dict[str, str]:
+    fields = GOOD | {"parent": f'"{parent}"', "aliases": '["other"]'}
+    return {name: value for name, value in fields.items() if name != "suites"}
+
+
+def test_all_that_ship_can_be_used_and_come_parents_first() -> None:
+    names = [recipe.name for recipe in Recipes().all()]
+    assert sorted(names) == Recipes().names()
+    assert names[0] == "base"
+
+
+def test_a_parent_is_read_with_its_child_and_comes_first(tmp_path: Path) -> None:
+    write(tmp_path, child("mine"), "added")
+    recipes = write(tmp_path, GOOD)
+    assert [recipe.name for recipe in recipes.all()] == ["mine", "added"]
+    added = recipes.get("added")
+    assert added.parent == recipes.get("mine")
+    assert added.suites == {}
+    report = added.report()
+    assert (report.aliases, report.memory_mib) == (["other"], 512)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (child("nobody"), "nobody"),
+        (child("added"), "own parent"),
+        (child("mine") | {"suites": '{ debian = "bookworm" }'}, "suites"),
+        (child("mine") | {"parent": "1"}, "parent must be of type str"),
+    ],
+)
+def test_a_child_that_cannot_be_is_refused(
+    tmp_path: Path, fields: dict[str, str], reason: str
+) -> None:
+    write(tmp_path, GOOD)
+    with pytest.raises(RecipeError, match=reason):
+        write(tmp_path, fields, "added").get("added")
+
+
+def test_a_name_for_two_recipes_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    with pytest.raises(RecipeError, match="both have alias 'mine'"):
+        write(tmp_path, GOOD, "added").all()
+
+
+def test_the_files_that_matter(tmp_path: Path) -> None:
+    recipe = write(tmp_path, GOOD).get("mine")
+    for name in ("server/app.py", "server/__pycache__/app.cpython-311.pyc", "start.sh", "a.pyc"):
+        path = recipe.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert [str(name) for name in recipe.files()] == ["provision.sh", "server/app.py", "start.sh"]
 
 
 @pytest.mark.parametrize("missing", sorted(GOOD))

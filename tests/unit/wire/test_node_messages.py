@@ -12,6 +12,7 @@ from alcove.wire.node import (
     LogEntry,
     NodeEvent,
     NodeReport,
+    RecipeReport,
     SandboxReport,
     SandboxSpec,
     SandboxUsage,
@@ -19,6 +20,7 @@ from alcove.wire.node import (
 from alcove.wire.states import BuildState, NodeSandboxState, StopReason
 
 SANDBOX, BUILD, TEMPLATE = SandboxId("iabc"), BuildId("b"), TemplateId("t")
+RECIPES = [RecipeReport("base", ["base"], 2, 512, 1024)]
 MESSAGES: list[Any] = [
     SandboxSpec(SANDBOX, 1, TEMPLATE, BUILD, "token", 2, 512, 1024, {"A": "ü"}, internet=False),
     SandboxReport(SANDBOX, 2, NodeSandboxState.RUNNING, "fake", "none", started_at=1.5),
@@ -35,7 +37,7 @@ MESSAGES: list[Any] = [
     ImageSpec(BUILD, TEMPLATE, "base", 2, 512, 1024),
     ImageReport(BUILD, TEMPLATE, "base", BuildState.READY, 2, 512, 1024),
     LogEntry(1, 2.0, "info", "text", {"k": "v"}),
-    NodeReport(NodeId("n"), "0", "fake", "none", [], ["base"], 2, 1, 1, 1, 0, 0, ready=True),
+    NodeReport(NodeId("n"), "0", "fake", "none", [], RECIPES, 2, 1, 1, 1, 0, 0, ready=True),
     NodeEvent(1, 2.0, "hello"),
 ]
 

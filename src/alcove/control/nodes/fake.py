@@ -26,6 +26,7 @@ from alcove.wire.node import (
     LogEntry,
     NodeEvent,
     NodeReport,
+    RecipeReport,
     SandboxReport,
     SandboxSpec,
     SandboxUsage,
@@ -39,7 +40,7 @@ _MIB = 1024 * 1024
 
 class FakeNode:
     def __init__(self, recipes: tuple[str, ...] = ("base",), *, build_at_once: bool = True) -> None:
-        self.recipes = list(recipes)
+        self.recipes = [RecipeReport(name, [name], 2, 1024, 10240) for name in recipes]
         self.build_at_once = build_at_once
         self.sandboxes: dict[SandboxId, SandboxReport] = {}
         self.specs: dict[SandboxId, SandboxSpec] = {}
@@ -183,7 +184,7 @@ class FakeNode:
             driver="fake",
             isolation="none",
             capabilities=[],
-            recipes=self.recipes,
+            recipes=list(self.recipes),
             cpu_count=64,
             memory_mib=self.memory_mib,
             memory_free_mib=self.memory_free_mib,

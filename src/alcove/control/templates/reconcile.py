@@ -17,13 +17,10 @@ from alcove.control.templates import store
 from alcove.control.templates.attempts import next_attempt
 from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Template
 from alcove.wire.ids import NodeId, new_build_id, new_template_id
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec
+from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, RecipeReport
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
-
-_VCPU_COUNT, _MEMORY_MIB, _DISK_MIB = 2, 1024, 10240
-"""Size of a shipped template, unless its recipe says otherwise (the node reports what it made)."""
 
 _OTHER_DRIVER = (
     "it was made with another version of the node's driver and cannot be started any more"
@@ -45,16 +42,22 @@ class TemplateReconciler:
                 stale = bool(builds) and await self._follow(node, template, builds[0])
                 builds = await self._builds(template)
                 if stale or self._needs_build(builds):
-                    await self._begin_build(node, template, builds)
+                    await self._begin_build(node, recipe, template, builds)
 
-    async def _ensure_template(self, node_id: NodeId, recipe: str) -> tuple[Template, list[Build]]:
+    async def _ensure_template(
+        self, node_id: NodeId, recipe: RecipeReport
+    ) -> tuple[Template, list[Build]]:
         now = self._clock()
         async with self._db.transaction() as tx:
-            template = await store.find_by_recipe(tx, recipe)
+            template = await store.find_by_recipe(tx, recipe.name)
             if template is None:
-                template = Template(new_template_id(), None, recipe, True, now, now, None, 0)
-                await store.insert_template(tx, template, "", (recipe,))
-                _log.info("template.created", template_id=template.id, recipe=recipe, on=node_id)
+                template = Template(new_template_id(), None, recipe.name, True, now, now, None, 0)
+                await store.insert_template(tx, template, "", ())
+                _log.info(
+                    "template.created", template_id=template.id, recipe=recipe.name, on=node_id
+                )
+            # Each time: another version of the recipe may have other names.
+            await store.set_shipped_aliases(tx, template.id, recipe.aliases)
             return template, await store.builds_of(tx, template.id, limit=1)
 
     async def _builds(self, template: Template) -> list[Build]:
@@ -65,7 +68,9 @@ class TemplateReconciler:
         moment = next_attempt(builds)
         return moment is not None and self._clock() >= moment
 
-    async def _begin_build(self, node: Node, template: Template, builds: list[Build]) -> None:
+    async def _begin_build(
+        self, node: Node, recipe: RecipeReport, template: Template, builds: list[Build]
+    ) -> None:
         now = self._clock()
         # A clock that was set back must not make the new build look older than the last one.
         created = max(now, builds[0].created_at + 1) if builds else now
@@ -74,9 +79,9 @@ class TemplateReconciler:
             template_id=template.id,
             node_id=node.node_id,
             state=BuildState.WAITING,
-            vcpu_count=_VCPU_COUNT,
-            memory_mib=_MEMORY_MIB,
-            disk_mib=_DISK_MIB,
+            vcpu_count=recipe.vcpu_count,
+            memory_mib=recipe.memory_mib,
+            disk_mib=recipe.disk_mib,
             envd_version="",
             reason="",
             created_at=created,

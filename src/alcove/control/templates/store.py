@@ -130,6 +130,25 @@ async def insert_template(
         )
 
 
+async def set_shipped_aliases(tx: Tx, template_id: TemplateId, aliases: list[str]) -> None:
+    """Give a shipped template these names and no others; a name another one has goes over."""
+    found = select(template_aliases).where(template_aliases.c.namespace == "")
+    taken = {alias: owner for _, alias, owner in await tx.execute(found)}
+    own = {alias for alias, owner in taken.items() if owner == template_id}
+    wrong = own ^ set(aliases)
+    if not wrong:
+        return
+    await tx.execute(
+        delete(template_aliases).where(
+            template_aliases.c.namespace == "", template_aliases.c.alias.in_(wrong)
+        )
+    )
+    for alias in sorted(set(aliases) - own):
+        await tx.execute(
+            insert(template_aliases).values(namespace="", alias=alias, template_id=template_id)
+        )
+
+
 async def find_named(
     tx: Tx, namespaces: tuple[str, ...], name: str, tag: str, *, by_id: bool
 ) -> list[Named]:
