@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -24,6 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _LABORATORIES = 14
 SECONDS = 5.0
+_A_RECORD = b"\0\1"
 _T = TypeVar("_T")
 
 
@@ -61,6 +62,11 @@ class SmallInternet:
         return f"203.0.113.{160 + self.number}"
 
     @property
+    def other(self) -> str:
+        """Another public address, of somebody else."""
+        return f"203.0.113.{176 + self.number}"
+
+    @property
     def private(self) -> str:
         return f"10.252.{self.number}.7"
 
@@ -82,7 +88,7 @@ class SmallInternet:
         ip(f"-netns {name} address add {self.router}/28 dev eth0")
         ip(f"-netns {name} link set eth0 up")
         # Only replies find their way back: nothing routes to slots from here.
-        for server in self.servers:
+        for server in (*self.servers, self.other):
             ip(f"-netns {name} address add {server}/32 dev lo")
             ip(f"route add {server}/32 via {self.router} dev {self.device}")
 
@@ -105,6 +111,21 @@ def small_internet() -> Iterator[SmallInternet]:
             yield lab
         finally:
             lab.remove()
+
+
+@contextmanager
+def name_server(world: SmallInternet, names: Mapping[str, str]) -> Iterator[None]:
+    """A name server at the public address that knows these names; they may change meanwhile."""
+    with datagrams(world.netns, 53, world.public) as server:
+        server.settimeout(None)
+        answering = threading.Thread(target=_answer, args=(server, names))
+        answering.start()
+        try:
+            yield
+        finally:
+            with datagrams(world.netns) as last:
+                last.sendto(b"", (world.public, 53))
+            answering.join()
 
 
 def in_netns(netns: Path | None, action: Callable[[], _T]) -> _T:
@@ -203,6 +224,24 @@ def ip(arguments: str) -> str:
     return subprocess.run(
         ["ip", *arguments.split()], check=True, capture_output=True, text=True
     ).stdout
+
+
+def _answer(server: socket.socket, names: Mapping[str, str]) -> None:
+    """A name server as small as can be; an empty datagram ends it."""
+    while (received := server.recvfrom(4096))[0]:
+        query, client = received
+        labels, rest = [], query[12:]
+        while length := rest[0]:
+            labels.append(rest[1 : 1 + length].decode())
+            rest = rest[1 + length :]
+        question = query[12 : len(query) - len(rest) + 5]
+        address = names.get(".".join(labels).lower())
+        found = address is not None and rest[1:3] == _A_RECORD
+        record = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04"
+        head = query[:2] + struct.pack(">HHHHH", 0x8180, 1, int(found), 0, 0)
+        server.sendto(
+            head + question + (record + socket.inet_aton(address) if found else b""), client
+        )
 
 
 def _internet_checksum(data: bytes) -> int:

@@ -1,9 +1,12 @@
 """Bad input: the contract's status and a JSON body that says what is wrong; nothing is made."""
 
+from dataclasses import replace
 from typing import Any
 
 from control_fixture import InWorld, in_world
 from control_world import World
+
+from alcove.wire.egress import EgressPolicy
 
 __all__ = ["in_world"]
 
@@ -51,14 +54,22 @@ REFUSED = [
     (BASE | {"autoResume": {}}, 400, "validation error: body.autoResume.enabled"),
     (BASE | {"volumeMounts": [{"name": "v", "path": "/v"}]}, 400, "volumeMounts"),
     (BASE | {"iam": {"tokens": {"t": {"audience": "a"}}}}, 400, "iam"),
-    (net(allowOut=["1.1.1.1"]), 400, "network.allowOut is not available"),
     (net(allowOut=["example.com"]), 400, DOMAINS),
-    (net(allowOut=["example.com"], denyOut=["0.0.0.0/0"]), 400, "network.allowOut"),
-    (net(denyOut=["8.8.8.8"]), 400, "network.denyOut"),
+    (net(allowOut=["1.1.1.1", "a.example"], denyOut=["1.0.0.0/8"]), 400, DOMAINS),
+    (net(allowOut=["a b"], denyOut=["0.0.0.0/0"]), 400, "allowOut: 'a b' is not an IP address"),
+    (net(allowOut=["*"], denyOut=["0.0.0.0/0"]), 400, "allowOut: '*'"),
+    (net(allowOut=["a.*.b"], denyOut=["0.0.0.0/0"]), 400, "allowOut: 'a.*.b'"),
+    (net(allowOut=["https://a.b"], denyOut=["0.0.0.0/0"]), 400, "allowOut: 'https://a.b'"),
+    (net(allowOut=["1.2.3"], denyOut=["0.0.0.0/0"]), 400, "allowOut: '1.2.3'"),
+    (net(allowOut=["10.1.2.3"]), 400, "private or reserved"),
+    (net(allowOut=["169.254.169.254/32"]), 400, "private or reserved"),
+    (net(allowOut=["1.1.1.1"] * 4097), 400, "allowOut may have at most 4096"),
     (net(denyOut=["example.com"]), 400, "'example.com' is not an IP address"),
+    (net(dnsServers=["a.b"]), 400, "dnsServers: 'a.b' is not an IPv4 address"),
+    (net(dnsServers=["10.0.0.53"]), 400, "dnsServers: '10.0.0.53' is private"),
+    (net(dnsServers=["9.9.9.9"] * 11), 400, "dnsServers may have at most 10"),
     (net(rules={"a.b": []}), 400, "network.rules is not available"),
     (net(egressProxy={"address": "a:1"}), 400, "network.egressProxy"),
-    (net(dnsServers=[]), 400, "network.dnsServers"),
     (net(httpsPorts=[443]), 400, "network.httpsPorts"),
     (net(maskRequestHost="a\r\nb"), 400, "maskRequestHost"),
     (net(maskRequestHost=""), 400, "maskRequestHost"),
@@ -124,33 +135,45 @@ def test_a_body_of_another_type_is_told_its_type(in_world: InWorld) -> None:
     in_world(scenario)
 
 
+OPEN, SHUT = EgressPolicy(), EgressPolicy(deny=("0.0.0.0/0",))
 ACCEPTED = [
-    (BASE | {"mcp": {"server": {}}, "iam": {}, "volumeMounts": []}, True, True),
-    (BASE | {"mcp": None, "network": None, "unknown": 1}, True, True),
-    (BASE | {"autoPause": False, "autoResume": {"enabled": False}}, True, True),
-    (BASE | {"autoPause": True, "autoPauseMemory": False}, True, True),
-    (BASE | {"autoPause": True, "autoResume": {"enabled": True}}, True, True),
-    (BASE | {"idle": {"timeout": 60, "action": "kill", "freezeAfter": 5}}, True, True),
-    (BASE | {"allow_internet_access": False}, False, True),
-    (BASE | {"allow_internet_access": True}, True, True),
-    (net(denyOut=["0.0.0.0/0"]), False, True),
-    (net(allowOut=[], denyOut=[], rules={}, egressProxy=None), True, True),
-    (net(allowPublicTraffic=False, maskRequestHost="localhost:${PORT}"), True, False),
+    (BASE | {"mcp": {"server": {}}, "iam": {}, "volumeMounts": []}, OPEN),
+    (BASE | {"mcp": None, "network": None, "unknown": 1}, OPEN),
+    (BASE | {"autoPause": False, "autoResume": {"enabled": False}}, OPEN),
+    (BASE | {"autoPause": True, "autoPauseMemory": False}, OPEN),
+    (BASE | {"autoPause": True, "autoResume": {"enabled": True}}, OPEN),
+    (BASE | {"idle": {"timeout": 60, "action": "kill", "freezeAfter": 5}}, OPEN),
+    (BASE | {"allow_internet_access": False}, SHUT),
+    (BASE | {"allow_internet_access": True}, OPEN),
+    (net(denyOut=["0.0.0.0/0"]), SHUT),
+    (net(allowOut=[], denyOut=[], rules={}, egressProxy=None), OPEN),
+    (net(allowPublicTraffic=False, maskRequestHost="localhost:${PORT}"), OPEN),
+    (net(denyOut=["8.8.8.8", "::/0"]), EgressPolicy(deny=("8.8.8.8/32",))),
+    (
+        net(allowOut=["1.1.1.1", "1.0.0.1/24", "::1"]) | {"allow_internet_access": False},
+        replace(SHUT, allow=("1.0.0.0/24", "1.1.1.1/32")),
+    ),
+    (
+        net(allowOut=["Example.COM.", "*.bücher.example"], denyOut=["0.0.0.0/0"]),
+        replace(SHUT, domains=("*.xn--bcher-kva.example", "example.com")),
+    ),
+    (net(dnsServers=[]), EgressPolicy(dns_servers=())),
+    (net(dnsServers=["9.9.9.9", "9.9.9.9"]), EgressPolicy(dns_servers=("9.9.9.9",))),
 ]
 
 
 def test_what_is_accepted_is_carried_out(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        for accepted, internet, public in ACCEPTED:
+        for accepted, policy in ACCEPTED:
             made = (await world.http.post("/v2/sandboxes", json=accepted)).json()
-            spec = world.node.specs[made["sandboxID"]]
-            assert spec.internet is internet
-            assert (made["trafficAccessToken"] is None) is public
+            assert world.node.specs[made["sandboxID"]].policy == policy, accepted
+            given = accepted.get("network") or {}
+            private = given.get("allowPublicTraffic") is False
+            assert (made["trafficAccessToken"] is not None) is private
             route = await world.http.get(
                 f"/internal/routes/{made['sandboxID']}", headers=world.cluster
             )
             assert route.json()["traffic_token"] == made["trafficAccessToken"]
-            given = accepted.get("network") or {}
             assert route.json()["mask_request_host"] == given.get("maskRequestHost")
             again = await world.http.post(f"/v2/sandboxes/{made['sandboxID']}/connect")
             assert again.json() == made
@@ -228,9 +251,7 @@ def test_bodies_have_a_limit_however_they_come(in_world: InWorld) -> None:
 
 def test_what_comes_later_says_so(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        sandbox_id = await world.create()
         for method, path in (
-            ("PUT", f"/sandboxes/{sandbox_id}/network"),
             ("POST", "/v3/templates"),
             ("POST", "/templates"),
             ("POST", "/v2/templates"),
@@ -242,7 +263,5 @@ def test_what_comes_later_says_so(in_world: InWorld) -> None:
             answer = await world.http.request(method, path, json={})
             assert answer.status_code == answer.json()["code"] == 501, path
             assert "not available in this version" in answer.json()["message"]
-        answer = await world.http.put("/sandboxes/i404/network", json={})
-        assert answer.status_code == 404
 
     in_world(scenario)

@@ -19,7 +19,7 @@ from alcove.node.drivers.driver import (
     SnapshotDamagedError,
 )
 from alcove.node.drivers.fake import ECHO_PORT, FakeDriver
-from alcove.node.main import Machine, Node
+from alcove.node.main import Node, make_machine
 from alcove.node.settings import Settings
 from alcove.wire.hosts import GUEST_PORT
 from alcove.wire.ids import BuildId, SandboxId, TemplateId
@@ -126,7 +126,7 @@ async def scene(data_dir: Path, *, build: bool = True, **settings) -> AsyncItera
     none = {"places_ready": 0, "warm_ready_total": 0, "memory_reserve_mib": 0}
     chosen = {"ingress_port": 0} | none | settings
     all_settings = Settings(data_dir=data_dir, driver="fake", instance="nsv", **chosen)
-    machine = Machine(all_settings)
+    machine = make_machine(all_settings)
     driver = machine.driver = AwkwardDriver()
     node = Node(all_settings, machine, KEY)
     app = await node.open()
@@ -700,7 +700,7 @@ def test_purge_leaves_nothing(tmp_path):
     async def act() -> None:
         async with scene(tmp_path, places_ready=1) as s:
             await s.start(spec())
-        machine = Machine(Settings(data_dir=tmp_path, driver="fake", instance="nsv"))
+        machine = make_machine(Settings(data_dir=tmp_path, driver="fake", instance="nsv"))
         assert (await machine.purge()).startswith("removed ")
         assert s.slots() == set()
         async with scene(tmp_path, build=False) as s:

@@ -16,7 +16,7 @@ from alcove.node.drivers.driver import DriverError, Place
 from alcove.node.drivers.fake import ECHO_PORT, FakeDriver
 from alcove.node.guest_client import GuestClient
 from alcove.node.guest_commands import GuestCommands
-from alcove.node.main import Machine, Node
+from alcove.node.main import Node, make_machine
 from alcove.node.settings import Settings
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId, TemplateId
 from alcove.wire.node import ImageSpec, SandboxReport, SandboxSpec, SnapshotReport, SnapshotSpec
@@ -154,7 +154,7 @@ async def status_of(reader: asyncio.StreamReader) -> int:
 async def scene(data_dir: Path, *, build: bool = True) -> AsyncIterator[Scene]:
     chosen = {"ingress_port": 0, "places_ready": 0, "warm_ready": 0, "memory_reserve_mib": 0}
     settings = Settings(data_dir=data_dir, driver="fake", instance="nsn", **chosen)
-    machine = Machine(settings)
+    machine = make_machine(settings)
     driver = machine.driver = SavingDriver()
     node = Node(settings, machine, KEY)
     app = await node.open()

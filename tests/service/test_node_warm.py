@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from alcove.node.drivers.driver import DriverError, Found, Image, Place
 from alcove.node.drivers.fake import ECHO_PORT, FakeDriver
 from alcove.node.guest_client import GuestClient
-from alcove.node.main import Machine, Node
+from alcove.node.main import Node, make_machine
 from alcove.node.settings import Settings
 from alcove.wire.ids import BuildId, SandboxId, TemplateId
 from alcove.wire.node import ImageSpec, SandboxReport, SandboxSpec
@@ -132,7 +132,7 @@ async def scene(data_dir: Path, **settings) -> AsyncIterator[Scene]:
     chosen = {"ingress_port": 0, "places_ready": 1, "warm_ready": 2, "warm_ready_total": 4}
     chosen |= {"memory_reserve_mib": 0, "quiet_after_s": 0.05} | settings
     all_settings = Settings(data_dir=data_dir, driver="fake", instance="nwm", **chosen)
-    machine = Machine(all_settings)
+    machine = make_machine(all_settings)
     driver = machine.driver = RestingDriver()
     node = Node(all_settings, machine, KEY)
     app = await node.open()

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from alcove.node import pidfd
 from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.network import Link, Network
 from alcove.node.resolver import Resolver
-from small_internet import SECONDS, SmallInternet, connect, datagrams, in_netns, small_internet
+from small_internet import SECONDS, SmallInternet, connect, in_netns, name_server, small_internet
 
 pytestmark = [
     pytest.mark.root,
@@ -63,18 +62,12 @@ def guest(network: Network) -> Iterator[Link]:
 @pytest.fixture(scope="module")
 def upstream(world: SmallInternet) -> Iterator[Path]:
     """The resolv.conf of a host whose name server knows _ANSWERS."""
-    with datagrams(world.netns, 53, world.public) as server, TemporaryDirectory() as directory:
-        server.settimeout(None)
-        answering = threading.Thread(target=_answer, args=(server,))
-        answering.start()
+    with name_server(world, _ANSWERS), TemporaryDirectory() as directory:
         # Read as nobody, whom pytest's own directories shut out.
         Path(directory).chmod(0o755)
         path = Path(directory) / "resolv.conf"
         path.write_text(f"nameserver {world.public}\n")
         yield path
-        with datagrams(world.netns) as end:
-            end.sendto(b"", (world.public, 53))
-        answering.join()
 
 
 @pytest.fixture
@@ -173,24 +166,6 @@ def test_it_is_started_again_when_it_dies(resolver: Resolver, guest: Link) -> No
 
     asyncio.run(supervise())
     assert int(resolver._pid_file.read_text()) != first
-
-
-def _answer(server: socket.socket) -> None:
-    """A name server as small as can be; an empty datagram ends it."""
-    while (received := server.recvfrom(512))[0]:
-        query, client = received
-        labels, rest = [], query[12:]
-        while length := rest[0]:
-            labels.append(rest[1 : 1 + length].decode())
-            rest = rest[1 + length :]
-        question = query[12 : len(query) - len(rest) + 5]
-        address = _ANSWERS.get(".".join(labels).lower())
-        found = address is not None and rest[1:3] == _A.to_bytes(2)
-        record = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04"
-        head = query[:2] + struct.pack(">HHHHH", 0x8180, 1, int(found), 0, 0)
-        server.sendto(
-            head + question + (record + socket.inet_aton(address) if found else b""), client
-        )
 
 
 def _ask(

@@ -46,6 +46,7 @@ from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.plan import Limits
+from alcove.control.sandboxes.reach import Reach
 from alcove.control.sandboxes.reconcile import SandboxReconciler
 from alcove.control.sandboxes.resets import Resets
 from alcove.control.sandboxes.resumes import Resumes
@@ -88,6 +89,7 @@ class Parts:
     forks: Forks
     rollbacks: Rollbacks
     resets: Resets
+    reach: Reach
     retention: Retention
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
@@ -150,7 +152,7 @@ def _assemble(
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
-    pauses, resumes = Pauses(context), Resumes(context, sandboxes)
+    pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
         nodes=nodes,
@@ -164,6 +166,7 @@ def _assemble(
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         rollbacks=Rollbacks(context, sandboxes),
         resets=Resets(context, pauses, resumes),
+        reach=reach,
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=SandboxReconciler(
@@ -173,6 +176,7 @@ def _assemble(
             clock,
             pauses=pauses,
             resumes=resumes,
+            reach=reach,
             keep_events_us=settings.event_days * DAY_US,
         ),
         template_reconciler=TemplateReconciler(db, nodes, clock),

@@ -60,6 +60,7 @@ REPAIRS = (
     "finished_resume",
     "failed_resume",
     "lost_sandbox",
+    "egress_policy",
     "unknown_sandbox",
     "unknown_snapshot",
 )

@@ -6,30 +6,19 @@
 Every guest has the same address, so the netdev chains on a sandbox's veth swap it, statelessly, for
 the slot's own one: what the rest of the host sees is unique. They are also where forged sources
 end. The inet table holds the policy: the internet yes, everything private, the host, its neighbours
-and other sandboxes no, names only from our resolver.
+and other sandboxes no, names only from our resolver; and what a sandbox has of its own
+(egress_policy.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from alcove.node.egress_policy import DNS, GATE_DNS_PORT, GATE_PORT, PolicyRules
+from alcove.wire.egress import REFUSED_NETWORKS, EgressPolicy
+
 GUEST_ADDRESS = IPv4Address("169.254.0.21")
 GATEWAY_ADDRESS = IPv4Address("169.254.0.22")
-
-REFUSED_NETWORKS = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
-"""Never reachable from a sandbox: not the internet (RFC 6890), or not for it to see."""
 
 _CONNECTIONS = 8192
 _NEW_CONNECTIONS = "500/second burst 2000"
@@ -37,7 +26,6 @@ _QUERIES = "200/second burst 400"
 _QUERY_CONNS = 8
 """Per sandbox, so that one cannot use up the host's connection table or its resolver."""
 
-_DNS = "meta l4proto { tcp, udp } th dport 53"
 _CHAINS = {
     "resolve": "type nat hook prerouting priority dstnat",
     "input": "type filter hook input priority filter",
@@ -45,6 +33,7 @@ _CHAINS = {
     "outward": "type nat hook postrouting priority srcnat",
     "to_host": None,
     "new_query": None,
+    "to_gate": None,
     "to_internet": None,
     "refuse": None,
 }
@@ -72,10 +61,20 @@ class Rules:
     def devices(self) -> str:
         return f'"{self.instance}-*"'
 
-    def host(self, offline: Iterable[IPv4Address] = ()) -> str:
-        """The tables of the instance, in place of what was there but the chains of slots.
+    @property
+    def policies(self) -> PolicyRules:
+        never = REFUSED_NETWORKS
+        return PolicyRules(self.instance, self.slot_network, self.host_address, never)
 
-        As one transaction it does not disturb connections of sandboxes that run.
+    def host(
+        self,
+        offline: Iterable[IPv4Address] = (),
+        policies: Mapping[int, tuple[IPv4Address, EgressPolicy]] | None = None,
+    ) -> str:
+        """The tables of the instance, in place of what was there but the chains of slots' devices.
+
+        As one transaction it neither disturbs connections of sandboxes that run nor leaves one of
+        them without its policy.
         """
         table = f"inet {self.instance}"
         per_slot = "type ipv4_addr; flags dynamic; size 65536;"
@@ -84,6 +83,7 @@ class Rules:
             f"add table {table}",
             f"add table netdev {self.instance}",
             self._offline_set(),
+            *self.policies.declare(),
             *(f"add set {table} {name} {{ {per_slot} }}" for name in _COUNTED),
             *(f"add set {table} {name} {{ {per_slot} timeout 1m; }}" for name in _METERED),
             *(
@@ -93,7 +93,8 @@ class Rules:
         ]
         for name, rules in self._policy().items():
             lines += [f"add rule {table} {name} {rule}" for rule in rules]
-        return "\n".join(lines) + "\n" + "".join(map(self.offline, offline))
+        own = (self.policies.put(slot, *one) for slot, one in (policies or {}).items())
+        return "\n".join(lines) + "\n" + "".join(own) + "".join(map(self.offline, offline))
 
     def no_host(self) -> str:
         """Remove the tables, whether they exist or not."""
@@ -128,7 +129,8 @@ class Rules:
             for name in ("leave", "enter")
             for verb in ("add", "delete")
         ]
-        return "\n".join([*tables, *chains, self.online(address)])
+        rest = self.policies.drop(slot, address) + self.online(address)
+        return "\n".join([*tables, *chains, rest])
 
     def offline(self, address: IPv4Address) -> str:
         """Cut a sandbox off, its open connections included."""
@@ -149,7 +151,10 @@ class Rules:
         guests, host = self.devices, self.host_address
         return {
             # A query to any server is answered by ours.
-            "resolve": [f"iifname {guests} {_DNS} dnat ip to {host}"],
+            "resolve": [
+                f"iifname {guests} ip saddr vmap @steers",
+                f"iifname {guests} {DNS} dnat ip to {host}",
+            ],
             "input": [
                 f"iifname {guests} jump to_host",
                 f'iifname != "lo" ip daddr {self.slot_network} drop',
@@ -160,8 +165,15 @@ class Rules:
                 f"tcp dport 53 {_per_slot('query_connections', f'ct count over {_QUERY_CONNS}')}",
                 "accept",
             ],
+            "to_gate": [
+                "ct state established,related accept",
+                f"meta l4proto {{ tcp, udp }} th dport {GATE_DNS_PORT} jump new_query",
+                *_new_connections(),
+                "accept",
+            ],
             "forward": [
                 f"iifname {guests} jump to_internet",
+                f"oifname {guests} ct original ip saddr vmap @policies",
                 f"oifname {guests} ct state established,related accept",
                 f"ip daddr {self.slot_network} drop",
             ],
@@ -179,11 +191,15 @@ class Rules:
         }
 
     def _to_host(self) -> list[str]:
+        to_gate = f"meta l4proto {{ tcp, udp }} th dport {{ {GATE_PORT}, {GATE_DNS_PORT} }}"
         return [
             "ip saddr @offline ct direction original jump refuse",
+            # Only what was sent there by a policy: the gate judges it again when that changes.
+            f"ip daddr {self.host_address} ct status dnat {to_gate} jump to_gate",
+            f"ip daddr {self.host_address} {DNS} ip saddr vmap @policies",
             "ct state established,related accept",
             "ct state invalid drop",
-            f"ip daddr {self.host_address} {_DNS} jump new_query",
+            f"ip daddr {self.host_address} {DNS} jump new_query",
             f"ip daddr {self.host_address} icmp type echo-request limit rate 100/second accept",
             "jump refuse",
         ]
@@ -191,14 +207,14 @@ class Rules:
     def _to_internet(self) -> list[str]:
         return [
             "ip saddr @offline jump refuse",
+            "ct original ip saddr vmap @policies",
             "tcp flags syn tcp option maxseg size set rt mtu",
             "ct state established,related accept",
             "ct state invalid drop",
             f"ip daddr {{ {', '.join(REFUSED_NETWORKS)} }} jump refuse",
             f"ip daddr {self.slot_network} jump refuse",
             "fib daddr type != unicast jump refuse",
-            _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
-            _per_slot("connections", f"ct count over {_CONNECTIONS}"),
+            *_new_connections(),
             "accept",
         ]
 
@@ -262,6 +278,13 @@ def _requote(changes: dict[int, tuple[IPv4Address, IPv4Address]]) -> str:
 
 def _per_slot(name: str, over: str, verdict: str = "jump refuse") -> str:
     return f"add @{name} {{ ip saddr {over} }} {verdict}"
+
+
+def _new_connections() -> list[str]:
+    return [
+        _per_slot("new_connections", f"limit rate over {_NEW_CONNECTIONS} packets"),
+        _per_slot("connections", f"ct count over {_CONNECTIONS}"),
+    ]
 
 
 def _checksum(address: IPv4Address) -> int:

@@ -11,6 +11,7 @@ NodeError
 ├── IncompatibleError       409 snapshot_incompatible
 ├── DamagedError            500 snapshot_damaged
 ├── SaveFailedError         503 snapshot_failed     the sandbox runs on
+├── PolicyFailedError       503 egress_policy_not_set  the former one holds
 ├── StartFailedError        500 sandbox_create_failed
 ├── NoCapacityError         503 sandbox_capacity_unavailable
 └── NodeBusyError           (command line only)     another daemon or driver has the data directory
@@ -79,6 +80,11 @@ class DamagedError(NodeError):
 class SaveFailedError(NodeError):
     status = 503
     code = ErrorCode.SNAPSHOT_FAILED
+
+
+class PolicyFailedError(NodeError):
+    status = 503
+    code = ErrorCode.POLICY_NOT_SET
 
 
 class StartFailedError(NodeError):

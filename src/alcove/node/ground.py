@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alcove.node.drivers.driver import Place
+from alcove.wire.egress import EgressPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,10 @@ class Ground(Protocol):
 
     async def allow_internet(self, place: Place) -> None:
         """Undo refuse_internet()."""
+        ...
+
+    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
+        """Have this be what the place may reach, at once; a new place has the default."""
         ...
 
     def weigh(self, place: Place, cpu_count: float) -> None:
@@ -133,6 +138,9 @@ class PlainGround:
 
     async def allow_internet(self, place: Place) -> None:
         """Nor to be allowed anything."""
+
+    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
+        """Nor a policy."""
 
     def weigh(self, place: Place, cpu_count: float) -> None:
         """What has no group has no weight."""

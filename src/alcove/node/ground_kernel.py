@@ -12,8 +12,10 @@ import structlog
 from alcove.node import disks
 from alcove.node.cgroups import Cgroup, CgroupError
 from alcove.node.drivers.driver import Place
+from alcove.node.gatekeeper import Gatekeeper
 from alcove.node.ground import Counters, Size, Used, numbered, remove_tree
 from alcove.node.network import Network
+from alcove.wire.egress import EgressPolicy
 
 _log = structlog.get_logger()
 
@@ -21,8 +23,12 @@ _log = structlog.get_logger()
 class KernelGround:
     """Makes, finds and removes what the slots of one instance have."""
 
-    def __init__(self, network: Network, slots_directory: Path) -> None:
+    def __init__(
+        self, network: Network, slots_directory: Path, gatekeeper: Gatekeeper | None = None
+    ) -> None:
+        """Without a gatekeeper no place may be given domain rules."""
         self._network = network
+        self._gatekeeper = gatekeeper
         self._slots = slots_directory
         self._group = f"/{network.instance}"
 
@@ -51,17 +57,29 @@ class KernelGround:
         await Cgroup(place.cgroup).remove()
         await disks.remove(place.directory)
         await self._network.remove(place.slot)
+        if self._gatekeeper is not None:
+            self._gatekeeper.forget(place.slot)
         await remove_tree(place.directory)
 
     async def slots(self) -> set[int]:
         groups = {int(name) for name in Cgroup(self._group).children() if name.isdecimal()}
-        return numbered(self._slots) | groups | await self._network.slots()
+        gated = set() if self._gatekeeper is None else self._gatekeeper.slots()
+        return numbered(self._slots) | groups | gated | await self._network.slots()
 
     async def refuse_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=False)
 
     async def allow_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=True)
+
+    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
+        if self._gatekeeper is None:
+            assert not policy.domains
+            await self._network.set_policy(place.slot, policy)
+            return
+        self._gatekeeper.write(place.slot, policy)
+        await self._network.set_policy(place.slot, policy)
+        await self._gatekeeper.judge(place.slot)
 
     def weigh(self, place: Place, cpu_count: float) -> None:
         Cgroup(place.cgroup).weigh(cpu_count)

@@ -19,11 +19,13 @@ from alcove.node.drivers.driver import (
 from alcove.node.errors import (
     EndedError,
     NodeError,
+    PolicyFailedError,
     SaveFailedError,
 )
 from alcove.node.events import Events
 from alcove.node.ground import Ground, Size
-from alcove.node.guest_client import EndedProcess, GuestClient
+from alcove.node.guest_client import GuestClient
+from alcove.node.herald import Herald
 from alcove.node.idleness import Idleness, Policy
 from alcove.node.logs import SandboxLog
 from alcove.node.memory_guard import MemoryGuard
@@ -35,7 +37,7 @@ from alcove.node.saving import PendingSave, Saver
 from alcove.node.start import Source, Starter, StepFailedError, Timings
 from alcove.node.states import Effect, Event, step
 from alcove.node.tunnels import Tunnels
-from alcove.wire.node import SandboxReport, SandboxUsage, SnapshotReport, SnapshotSpec
+from alcove.wire.node import EgressSpec, SandboxReport, SandboxUsage, SnapshotReport, SnapshotSpec
 from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
 
@@ -79,6 +81,7 @@ class Life:
         if record.slot is not None:
             self.place = around.places.claim(record.slot)
         self.log = SandboxLog(around.records.directory_of(record.sandbox_id))
+        self._herald = Herald(record.sandbox_id, self.log, around.events)
         self.tunnels = Tunnels(around.tunnels_per_sandbox)
         self.refused: NodeError | None = None
         """Why it did not start, where control can do something about it."""
@@ -90,6 +93,7 @@ class Life:
         self._save: PendingSave | None = None
         self._saving: asyncio.Task[None] | None = None
         self._save_turn = asyncio.Lock()
+        self._policy_turn = asyncio.Lock()
 
     @property
     def state(self) -> State:
@@ -113,6 +117,29 @@ class Life:
             self._save = PendingSave(wanted, asyncio.get_running_loop().create_future())
             self.post(Event.SAVE)
             return await self._save.answer
+
+    async def set_policy(self, egress: EgressSpec) -> None:
+        """Have the running sandbox reach this and nothing else. Not to be cancelled.
+
+        Raises EndedError, PolicyFailedError.
+        """
+        async with self._policy_turn:
+            if self.place is None or self.state not in {State.RUNNING, State.SAVING}:
+                raise EndedError(f"{self.record.sandbox_id} does not run any more: {self.state}")
+            before = self.record.spec
+            self._write(replace(self.record, spec=before.reaching(egress)))
+            # Among what a stop ends first: the place may soon be another's.
+            setting = self._around.ground.set_policy(self.place, self.record.spec.policy)
+            task = self._do(setting, "egress policy")
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise EndedError(f"{self.record.sandbox_id} was stopped")
+            self._work.remove(task)
+            if (error := task.exception()) is not None:
+                self._write(replace(self.record, spec=before))
+                raise PolicyFailedError(
+                    f"the egress policy could not be set, the former one holds: {error}"
+                ) from error
 
     def post(self, event: Event, reason: StopReason | None = None, detail: str = "") -> None:
         self._inbox.put_nowait(_Happening(event, reason, detail))
@@ -268,7 +295,7 @@ class Life:
             self.tunnels.release()
             if self._save is not None:
                 self._save.tell()
-            if self.record.spec.internet and not (self._save and self._save.runs_again):
+            if not (self._save and self._save.runs_again):
                 await self._around.ground.allow_internet(self.place)
         except (DriverError, CommandError, OSError) as error:
             _log.exception("sandbox.does_not_go_on", sandbox_id=self.record.sandbox_id)
@@ -291,7 +318,7 @@ class Life:
             place,
             Policy(around.quiet_after_s, spec.freeze_after_s, spec.idle_after_s),
             Activity(around.ground, place, guest, lambda: tunnels.connected),
-            tell=self._tell_idle,
+            tell=self._herald.idle,
             is_busy=lambda: self.state is State.SAVING,
         )
         self._do(self._watch(place), "watch")
@@ -303,7 +330,7 @@ class Life:
             limit_bytes=around.driver.memory_limit_bytes(spec.memory_mib),
             guest=guest,
             wake=self.touch,
-            tell=self._tell_relief,
+            tell=self._herald.relief,
         )
         self._do(guard.run(), "memory guard")
 
@@ -347,54 +374,14 @@ class Life:
         self.post(Event.GONE)
 
     def _announce(self) -> None:
-        record = self.record
-        at, log = time.time(), self.log
         if self.state is State.RUNNING:
-            metrics.starts.labels(metrics.Outcome.OK).inc()
-            kind = metrics.StartKind.of(record.timings_ms)
-            metrics.start_seconds.labels(kind).observe(record.timings_ms["total"] / 1000)
-            self._around.events.emit("sandbox.running", record.sandbox_id)
-            log.add(at, "info", "sandbox started", slot=str(record.slot))
-            _log.info("sandbox.started", sandbox_id=record.sandbox_id, **record.timings_ms)
+            self._herald.running(self.record)
         else:
-            reason = record.stop_reason or StopReason.KILLED
-            metrics.stops.labels(reason).inc()
-            if reason is StopReason.START_FAILED:
-                metrics.starts.labels(metrics.Outcome.FAILED).inc()
-            self._around.events.emit(
-                "sandbox.stopped", record.sandbox_id, reason=reason, detail=record.detail
-            )
-            bad = reason in {StopReason.START_FAILED, StopReason.OUT_OF_MEMORY}
-            text = f"sandbox stopped: {reason}" + (f": {record.detail}" if record.detail else "")
-            log.add(at, "error" if bad else "info", text)
-            _log.info("sandbox.stopped", sandbox_id=record.sandbox_id, reason=reason)
+            self._herald.stopped(self.record)
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _tell_idle(self, seconds: float) -> None:
-        self.log.add(time.time(), "info", f"nothing has gone on for {seconds:.0f} s")
-        self._around.events.emit("sandbox.idle", self.record.sandbox_id, detail=f"{seconds:.0f}")
-
-    def _tell_relief(self, ended: EndedProcess | None) -> None:
-        if ended is None:
-            text = (
-                "memory is held by files in memory (/dev/shm), not by processes: remove some "
-                "before the sandbox ends for want of memory"
-            )
-            self.log.add(time.time(), "warn", text)
-            return
-        metrics.processes_ended.inc()
-        text = (
-            f"process {ended.pid} ({ended.command}) used {ended.rss_bytes // 2**20} MiB and was "
-            "ended: the sandbox was running out of memory"
-        )
-        self.log.add(time.time(), "warn", text)
-        self._around.events.emit(
-            "sandbox.process_ended",
-            self.record.sandbox_id,
-            reason=StopReason.OUT_OF_MEMORY,
-            detail=text,
-        )
-
-    def _do(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._work.append(spawn(work, name=f"{name} of {self.record.sandbox_id}"))
+    def _do(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = spawn(work, name=f"{name} of {self.record.sandbox_id}")
+        self._work.append(task)
+        return task

@@ -14,9 +14,8 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,9 +26,9 @@ from starlette.types import ASGIApp
 
 from alcove import telemetry
 from alcove.concurrency import every, spawn
-from alcove.node import conformance, metrics, pidfd, reconcile, uplink
+from alcove.node import conformance, metrics, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
-from alcove.node.cgroups import Cgroup, CgroupError
+from alcove.node.cgroups import CgroupError
 from alcove.node.drivers import fake as fake_driver
 from alcove.node.drivers.driver import Driver
 from alcove.node.drivers.fake import FakeDriver
@@ -37,17 +36,14 @@ from alcove.node.drivers.gvisor import GvisorDriver
 from alcove.node.drivers.runsc import Runsc
 from alcove.node.errors import NodeBusyError, NodeError
 from alcove.node.events import Events
-from alcove.node.ground import Ground, PlainGround
-from alcove.node.ground_kernel import KernelGround
 from alcove.node.images import Images, Workshop
 from alcove.node.images_plain import PlainImages
 from alcove.node.ingress import Ingress
 from alcove.node.life import Surroundings
-from alcove.node.network import Network, NetworkError
+from alcove.node.machine import Machine
+from alcove.node.network import NetworkError
 from alcove.node.places import Limits, Places, memory_available_mib
 from alcove.node.recipes import Recipes
-from alcove.node.records import Records
-from alcove.node.resolver import Resolver
 from alcove.node.rootfs import RootfsStore
 from alcove.node.routes import Api
 from alcove.node.run import CommandError
@@ -57,7 +53,6 @@ from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
 from alcove.wire.ids import NodeId
-from alcove.wire.states import NodeSandboxState, StopReason
 
 _log = structlog.get_logger()
 
@@ -72,62 +67,8 @@ def make_driver(name: str) -> Driver:
     return FakeDriver() if name == "fake" else GvisorDriver(_RUNSC)
 
 
-class Machine:
-    """The kernel's side of a node: driver, ground and, for a real driver, network and resolver."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._slots = settings.data_dir / "slots"
-        self.records = Records(settings.data_dir / "sandboxes")
-        self._network: Network | None = None
-        self.resolver: Resolver | None = None
-        self.ground: Ground
-        self.driver = make_driver(settings.driver)
-        if settings.driver == "fake":
-            self.ground = PlainGround(settings.instance, self._slots)
-        else:
-            network = Network(settings.instance, settings.slot_network, mtu=uplink.mtu())
-            self.ground = KernelGround(network, self._slots)
-            self.resolver = Resolver(network.rules.host_address, settings.data_dir / "run")
-            self._network = network
-
-    @property
-    def slots_max(self) -> int:
-        if self._network is None:
-            return self._settings.slots_max
-        return min(self._settings.slots_max, self._network.slots_max - 1)
-
-    async def setup(self) -> None:
-        if self._network is not None:
-            pidfd.become_subreaper()
-            await self._network.setup()
-
-    async def purge(self) -> str:
-        """End every sandbox and remove everything of this instance from the kernel."""
-        for record in self.records.read_all():
-            if record.state is not NodeSandboxState.STOPPED:
-                killed = replace(record, stop_reason=StopReason.KILLED)
-                self.records.write(killed.stopped(time.time()))
-        slots = await self.ground.slots()
-        failures = [text for slot in sorted(slots) if (text := await self._purge(slot))]
-        if failures:
-            raise NodeError("; ".join(failures))
-        if self.resolver is not None:
-            await self.resolver.stop()
-        if self._network is not None:
-            await self._network.teardown()
-            await Cgroup(f"/{self._network.instance}").remove()
-        return f"removed {len(slots)} places"
-
-    async def _purge(self, slot: int) -> str:
-        """Clear one slot; what went wrong, so that the others are cleared all the same."""
-        try:
-            place = self.ground.place(slot)
-            await self.driver.stop(place)
-            await self.ground.remove(place)
-        except Exception as error:
-            return f"slot {slot}: {error}"
-        return ""
+def make_machine(settings: Settings) -> Machine:
+    return Machine(settings, make_driver(settings.driver))
 
 
 class Node:
@@ -262,8 +203,7 @@ class Node:
             reconcile.prepare_ready_images(self.events, images, places),
             every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places, snapshots)),
         ]
-        if self._machine.resolver is not None:
-            work.append(self._machine.resolver.run())
+        work += [daemon.run() for daemon in self._machine.daemons]
         if isinstance(images, Images):
             work.append(_collect(images, supervisor))
         self._tasks = [spawn(task, name="node work") for task in work]
@@ -292,7 +232,7 @@ def main() -> None:
         with _sole_owner(settings.data_dir):
             match command:
                 case "purge":
-                    sys.stdout.write(uvloop.run(Machine(settings).purge()) + "\n")
+                    sys.stdout.write(uvloop.run(make_machine(settings).purge()) + "\n")
                 case "check":
                     sys.stdout.write(json.dumps(uvloop.run(_check(settings))) + "\n")
                 case _:
@@ -302,7 +242,7 @@ def main() -> None:
 
 
 async def _check(settings: Settings) -> list[dict[str, Any]]:
-    machine, directory = Machine(settings), settings.data_dir
+    machine, directory = make_machine(settings), settings.data_dir
     if problems := await machine.driver.problems():
         raise NodeError("; ".join(problems))
     await machine.purge()  # what a check left that was killed
@@ -322,7 +262,7 @@ async def _check(settings: Settings) -> list[dict[str, Any]]:
 
 async def serve(settings: Settings, cluster_token: str) -> None:
     """Serve until SIGTERM or SIGINT."""
-    machine = Machine(settings)
+    machine = make_machine(settings)
     problems = await machine.driver.problems()
     if problems:
         raise NodeError("; ".join(problems))

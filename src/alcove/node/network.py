@@ -11,6 +11,7 @@ All state is in the kernel and named after instance and slot: `slots` sees what 
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from alcove.node import conntrack
 from alcove.node.egress import GATEWAY_ADDRESS, GUEST_ADDRESS, Rules
 from alcove.node.run import CommandError, run
+from alcove.wire.egress import EgressPolicy
 
 GUEST_DEVICE = "eth0"
 GUEST_PREFIX_LENGTH = 30
@@ -94,14 +96,15 @@ class Network:
                     f" {self.slot_network}: choose another slot_network"
                 )
 
-    async def setup(self) -> None:
-        """Prepare the host. Sandboxes that run are not disturbed."""
+    async def setup(self, policies: Mapping[int, EgressPolicy] | None = None) -> None:
+        """Prepare the host. Sandboxes that run, and have these policies, are not disturbed."""
         await self.check()
         forwarding = _SYSCTL / "ipv4/ip_forward"
         if forwarding.read_text().strip() != "1":
             forwarding.write_text("1")
         await _ip([f"address replace {self.rules.host_address}/32 dev lo label {self._label}"])
-        await self._nft(self.rules.host(await self._offline()))
+        own = {slot: (self.link(slot).address, one) for slot, one in (policies or {}).items()}
+        await self._nft(self.rules.host(await self._offline(), own))
 
     async def teardown(self) -> None:
         """Remove every trace of this instance but the host's ip_forward setting."""
@@ -147,6 +150,10 @@ class Network:
         """Let a sandbox reach the internet or cut it off, its open connections included."""
         address = self.link(slot).address
         await self._nft(self.rules.online(address) if allowed else self.rules.offline(address))
+
+    async def set_policy(self, slot: int, policy: EgressPolicy) -> None:
+        """Have the slot's own rules be these; open connections are judged by them too."""
+        await self._nft(self.rules.policies.put(slot, self.link(slot).address, policy))
 
     async def _make(self, link: Link) -> None:
         host_end = f"name {link.veth} address {HOST_MAC} mtu {link.mtu}"

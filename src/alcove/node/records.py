@@ -77,6 +77,7 @@ class Record:
             detail=self.detail,
             timings_ms=dict(self.timings_ms),
             changes=dict(self.changes),
+            egress=self.spec.policy.digest(),
         )
 
 
@@ -147,8 +148,10 @@ def _parse(text: str) -> Record:
     if data.pop("format") != _FORMAT:
         raise ValueError("a record of another version")
     reason, saving = data.pop("stop_reason"), data.pop("saving", None)
+    spec = SandboxSpec.from_json(data.pop("spec"))
+    _ = spec.policy  # raises ValueError where it cannot be read
     return Record(
-        spec=SandboxSpec.from_json(data.pop("spec")),
+        spec=spec,
         state=NodeSandboxState(data.pop("state")),
         stop_reason=None if reason is None else StopReason(reason),
         saving=None if saving is None else SnapshotSpec.from_json(saving),

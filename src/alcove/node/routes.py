@@ -22,6 +22,7 @@ from alcove.node.events import Events
 from alcove.node.places import Places, memory_available_mib
 from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
+from alcove.wire.egress import EgressPolicy
 from alcove.wire.errors import ErrorCode, Problem
 from alcove.wire.ids import (
     BuildId,
@@ -32,6 +33,7 @@ from alcove.wire.ids import (
     parse_sandbox_id,
 )
 from alcove.wire.node import (
+    EgressSpec,
     ImageReport,
     ImageSpec,
     LogEntry,
@@ -45,7 +47,7 @@ from alcove.wire.tokens import same
 
 _BODY_MAX_BYTES = 1 << 20
 _OPEN_PATHS = {"/health", "/metrics"}
-_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec)
+_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec)
 
 
 class ImageStore(Protocol):
@@ -102,6 +104,7 @@ class Api:
             Route("/v1/sandboxes/{id}", self._start, methods=["PUT"]),
             Route("/v1/sandboxes/{id}", self._sandbox, methods=["GET"]),
             Route("/v1/sandboxes/{id}", self._stop, methods=["DELETE"]),
+            Route("/v1/sandboxes/{id}/egress", self._set_policy, methods=["PUT"]),
             Route("/v1/sandboxes/{id}/usage", self._usage),
             Route("/v1/sandboxes/{id}/logs", self._sandbox_log),
             Route("/v1/sandboxes/{id}/snapshots", self._save, methods=["POST"]),
@@ -141,6 +144,13 @@ class Api:
 
     async def _stop_all(self, request: Request) -> Response:
         await self._supervisor.stop_all(_reason(request))
+        return Response(status_code=204)
+
+    async def _set_policy(self, request: Request) -> Response:
+        egress = await _read(request, EgressSpec)
+        if egress.sandbox_id != _sandbox_id(request):
+            raise InvalidRequestError("the sandbox id in the path and in the body differ")
+        await self._supervisor.set_policy(egress)
         return Response(status_code=204)
 
     async def _usage(self, request: Request) -> Response:
@@ -283,6 +293,10 @@ def _check(data: dict[str, Any], kind: type[_M]) -> None:
     env_vars = data.get("env_vars", {})
     if not all(isinstance(text, str) for text in env_vars.values()):
         raise InvalidRequestError("env_vars must map names to texts")
+    try:
+        EgressPolicy.from_json(data.get("egress", {}))
+    except ValueError as error:
+        raise InvalidRequestError(f"egress: {error}") from error
 
 
 def _valid(value: Any, expected: type[Any], *, may_be_zero: bool) -> bool:

@@ -83,7 +83,7 @@ class Saver:
         used = self.ground.usage(place)
         with self.snapshots.making(wanted.snapshot_id, used.memory + used.disk) as into:
             try:
-                async with self._egress_refused(record, place) as allow:
+                async with self._egress_refused(place) as allow:
 
                     def running() -> None:
                         tunnels.release()
@@ -110,9 +110,7 @@ class Saver:
         return report
 
     @contextlib.asynccontextmanager
-    async def _egress_refused(
-        self, record: Record, place: Place
-    ) -> AsyncIterator[Callable[[], None]]:
+    async def _egress_refused(self, place: Place) -> AsyncIterator[Callable[[], None]]:
         """A connection that is just being opened cannot be saved: none stays so for long.
 
         Most sandboxes open none, so nothing waits until it is in force. What is yielded allows
@@ -123,7 +121,7 @@ class Saver:
         async def refuse() -> None:
             await ground.refuse_internet(place)
             await done.wait()
-            if allowed and record.spec.internet:
+            if allowed:
                 await ground.allow_internet(place)
 
         allowed = False

@@ -168,8 +168,8 @@ class Starter:
         with timings.step("place"):
             taken = await self._places.take(image, size, warm=warm)
             note(taken.place)
-            if not spec.internet:
-                await self._ground.refuse_internet(taken.place)
+            if not spec.policy.is_default:
+                await self._ground.set_policy(taken.place, spec.policy)
         return taken
 
     async def _reboot(

@@ -31,6 +31,7 @@ from alcove.node.start import Source
 from alcove.node.states import Event
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId
 from alcove.wire.node import (
+    EgressSpec,
     LogEntry,
     SandboxReport,
     SandboxSpec,
@@ -92,6 +93,13 @@ class Supervisor:
         OldGenerationError, EndedError, BusyError, SaveFailedError, GuestUnresponsiveError.
         """
         return await shielded(self._save(wanted), name=f"save of {wanted.sandbox_id}")
+
+    async def set_policy(self, egress: EgressSpec) -> None:
+        """Change what a running sandbox may reach; it goes on when the caller is cancelled.
+
+        Raises NotHereError, OldGenerationError, EndedError, PolicyFailedError.
+        """
+        await shielded(self._set_policy(egress), name=f"egress policy of {egress.sandbox_id}")
 
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         """Return once nothing of the sandbox runs; no harm if nothing does."""
@@ -243,12 +251,15 @@ class Supervisor:
     async def _save(self, wanted: SnapshotSpec) -> SnapshotReport:
         report = self._snapshots.repeated(wanted)
         if report is None:
-            report = await (await self._to_save(wanted)).save(wanted)
+            report = await (await self._running(wanted)).save(wanted)
         if wanted.stop:
             await self._end_paused(wanted)
         return report
 
-    async def _to_save(self, wanted: SnapshotSpec) -> Life:
+    async def _set_policy(self, egress: EgressSpec) -> None:
+        await (await self._running(egress)).set_policy(egress)
+
+    async def _running(self, wanted: SnapshotSpec | EgressSpec) -> Life:
         life = self._lives.get(wanted.sandbox_id)
         record = self._ended.get(wanted.sandbox_id) if life is None else life.record
         if record is None or record.spec.generation < wanted.generation:

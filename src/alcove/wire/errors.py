@@ -88,6 +88,7 @@ class ErrorCode(StrEnum):
     SNAPSHOT_DAMAGED = "snapshot_damaged"
     SNAPSHOT_INCOMPATIBLE = "snapshot_incompatible"
     SNAPSHOT_IN_USE = "snapshot_in_use"
+    POLICY_NOT_SET = "egress_policy_not_set"
     NOT_AVAILABLE = "not_available"
     INTERNAL = "internal_server_error"
 

@@ -4,6 +4,7 @@
     PUT    /v1/sandboxes/{id}          SandboxSpec             SandboxReport   start; repeatable
     GET    /v1/sandboxes/{id}                                  SandboxReport | 404
     GET    /v1/sandboxes                                       {"sandboxes": [SandboxReport]}
+    PUT    /v1/sandboxes/{id}/egress   EgressSpec              204             repeatable
     DELETE /v1/sandboxes/{id}?reason=                          204             stop; repeatable
     DELETE /v1/sandboxes?reason=                               204             stop them all
     GET    /v1/sandboxes/{id}/usage                            SandboxUsage | 404
@@ -31,9 +32,10 @@ Every request carries `Authorization: Bearer <cluster token>`. Errors have a Pro
 seconds since the epoch (float), sizes MiB or bytes as the name says.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
+from alcove.wire.egress import NOTHING, EgressPolicy
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TemplateId
 from alcove.wire.states import BuildState, IdleTier, NodeSandboxState, StopReason
 
@@ -75,6 +77,9 @@ class SandboxSpec(_Message):
     disk_mib: int
     env_vars: dict[str, str] = field(default_factory=dict)
     internet: bool = True
+    """False in records of the first version: it may reach nothing."""
+    egress: dict[str, Any] = field(default_factory=dict)
+    """An EgressPolicy: what it may reach."""
     snapshot_id: str = ""
     """Snapshot to start from; empty: the snapshot of the build."""
     reboot: bool = False
@@ -85,6 +90,25 @@ class SandboxSpec(_Message):
     """Say "sandbox.idle" after so long without activity; 0: never."""
     freeze_after_s: float = 0.0
     """Freeze it after so long without activity; 0: never, its timers must go on."""
+
+    @property
+    def policy(self) -> EgressPolicy:
+        """Raises ValueError."""
+        return EgressPolicy.from_json(self.egress) if self.internet else NOTHING
+
+    def reaching(self, change: "EgressSpec") -> Self:
+        """The same sandbox under another policy."""
+        return replace(self, internet=True, egress=change.egress)
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSpec(_Message):
+    """What a running sandbox may reach from now on."""
+
+    sandbox_id: SandboxId
+    generation: int
+    egress: dict[str, Any] = field(default_factory=dict)
+    """An EgressPolicy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +133,8 @@ class SandboxReport(_Message):
     tier_reason: str = ""
     """Why it is in this tier, for people: "no traffic for 3 s"."""
     tier_since: float | None = None
+    egress: str = ""
+    """Digest of the policy in force (EgressPolicy)."""
     active_at: float | None = None
     """When anything was last going on: traffic, processor, disk or network."""
 

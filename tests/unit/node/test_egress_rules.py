@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcove.node.egress import GUEST_ADDRESS, REFUSED_NETWORKS, Rules
+from alcove.node.egress import GUEST_ADDRESS, Rules
+from alcove.wire.egress import REFUSED_NETWORKS
 
 RULES = Rules("nn", IPv4Network("10.231.0.0/16"))
 

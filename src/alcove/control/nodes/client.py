@@ -20,6 +20,7 @@ import httpx
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId
 from alcove.wire.node import (
+    EgressSpec,
     ImageReport,
     ImageSpec,
     LogEntry,
@@ -80,6 +81,7 @@ class NodeClient(Protocol):
 
     async def start(self, spec: SandboxSpec) -> SandboxReport: ...
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None: ...
+    async def set_policy(self, egress: EgressSpec) -> None: ...
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None: ...
     async def list_all(self) -> list[SandboxReport]: ...
     async def save(self, spec: SnapshotSpec) -> SnapshotReport: ...
@@ -131,6 +133,9 @@ class HttpNode:
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         path = f"/v1/sandboxes/{sandbox_id}?reason={reason.value}"
         await self._call("DELETE", path, timeout_s=_STOP_TIMEOUT_S, missing_ok=True)
+
+    async def set_policy(self, egress: EgressSpec) -> None:
+        await self._call("PUT", f"/v1/sandboxes/{egress.sandbox_id}/egress", egress.to_json())
 
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}", missing_ok=True)

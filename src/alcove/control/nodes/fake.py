@@ -21,6 +21,7 @@ from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId
 from alcove.wire.node import (
     AGENT_VERSION,
+    EgressSpec,
     ImageReport,
     ImageSpec,
     LogEntry,
@@ -75,6 +76,7 @@ class FakeNode:
             driver="fake",
             isolation="none",
             started_at=time(),
+            egress=spec.policy.digest(),
         )
         self.specs[spec.sandbox_id] = spec
         self.sandboxes[spec.sandbox_id] = report
@@ -84,6 +86,17 @@ class FakeNode:
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         await self._enter("stop")
         self.end(sandbox_id, reason)
+
+    async def set_policy(self, egress: EgressSpec) -> None:
+        await self._enter("set_policy")
+        report = self.sandboxes.get(egress.sandbox_id)
+        if report is None or report.state is not NodeSandboxState.RUNNING:
+            raise NodeRefusedError(f"{egress.sandbox_id} does not run here")
+        if report.generation != egress.generation:
+            raise NodeRefusedError(f"{egress.sandbox_id}: generation {egress.generation} is over")
+        spec = self.specs[egress.sandbox_id].reaching(egress)
+        self.specs[egress.sandbox_id] = spec
+        self.sandboxes[egress.sandbox_id] = replace(report, egress=spec.policy.digest())
 
     async def save(self, spec: SnapshotSpec) -> SnapshotReport:
         await self._enter("save")

@@ -84,7 +84,7 @@ class Context:
             memory_mib=sandbox.memory_mib,
             disk_mib=sandbox.disk_mib,
             env_vars=env_vars,
-            internet=read_network(sandbox.network, sandbox.allow_internet).internet,
+            egress=read_network(sandbox.network, sandbox.allow_internet).egress.to_json(),
             snapshot_id=sandbox.snapshot_id or "",
             boots=sandbox.boots,
             idle_after_s=float(sandbox.idle_after_s or 0),

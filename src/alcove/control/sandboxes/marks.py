@@ -200,6 +200,13 @@ async def change_end(
     return written
 
 
+async def change_egress(tx: Tx, sandbox: Sandbox) -> bool:
+    """Write down what a sandbox that stays as it is may reach."""
+    values = {"network": sandbox.network, "allow_internet": sandbox.allow_internet}
+    changed = await tx.execute(update(sandboxes).where(unchanged(sandbox)).values(values))
+    return changed.rowcount == 1
+
+
 async def expedite_starts(tx: Tx, now: int) -> None:
     """Give up on every start and resume: the process that was to finish them is gone."""
     await tx.execute(

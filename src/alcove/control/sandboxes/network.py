@@ -1,67 +1,159 @@
-"""Network settings of a create request: what they mean, and which this version can keep.
+"""Network settings of a request: what they mean, and which this version can keep.
 
 A setting that makes a sandbox safer is never accepted and ignored: what cannot be enforced yet is
 refused (contract e2b 2.5).
 """
 
-import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from alcove.control.errors import InvalidRequestError
+from alcove.wire.egress import EVERYTHING, REFUSED_NETWORKS, EgressPolicy
 
-ALL_TRAFFIC = "0.0.0.0/0"
 _DOMAINS_NEED_DENY = (
     "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out to "
     "block all other traffic."
 )
+_EGRESS = ("allowOut", "denyOut", "dnsServers", "rules", "egressProxy")
+"""What PUT /network replaces; the rest is about traffic to the sandbox and stays."""
 _MASK = re.compile(r"[A-Za-z0-9._\[\]:-]+\Z")
 _MAX_MASK_LENGTH = 253
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"(\*\.)?({_LABEL}\.)*{_LABEL}\Z")
+_DOTTED_NUMBERS = re.compile(r"[\d.]+\Z")
+_MAX_DOMAIN_LENGTH = 253
+_MAX_RULES = 4096
+_MAX_DNS_SERVERS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    internet: bool
-    """Whether the sandbox may reach the internet."""
+    egress: EgressPolicy
+    """What the sandbox may reach."""
     public_traffic: bool
     given: dict[str, Any]
     """What the client gave and we keep, in the names of the wire."""
 
 
-def read_network(network: dict[str, Any] | None, allow_internet_access: bool | None) -> Network:
+def read_network(network: Mapping[str, Any] | None, allow_internet: bool | None) -> Network:
     """Raises InvalidRequestError for what is malformed and for what this version cannot do."""
     given = {name: value for name, value in (network or {}).items() if value is not None}
-    allow = given.get("allowOut") or []
-    deny = given.get("denyOut") or []
-    _check_rules(allow, deny)
-    for name in ("rules", "egressProxy", "dnsServers", "httpsPorts"):
-        # dnsServers: [] means "none", which is a restriction too.
-        if given.get(name) or (name == "dnsServers" and name in given):
+    for name in ("rules", "egressProxy", "httpsPorts"):
+        if given.get(name):
             raise _not_yet(name)
-    if allow:
-        raise _not_yet("allowOut")
-    if deny and ALL_TRAFFIC not in deny:
-        raise _not_yet("denyOut (other than all traffic)")
     mask = given.get("maskRequestHost")
     if mask is not None:
         _check_mask(mask)
     return Network(
-        internet=allow_internet_access is not False and not deny,
+        egress=_read_policy(given, allow_internet),
         public_traffic=given.get("allowPublicTraffic", True),
         given=given,
     )
 
 
-def _check_rules(allow: list[str], deny: list[str]) -> None:
-    for rule in deny:
-        if not _is_network(rule):
-            raise InvalidRequestError(
-                f"denyOut: '{rule[:80]}' is not an IP address or a CIDR block; domains cannot be "
-                "denied"
-            )
-    if any(not _is_network(rule) for rule in allow) and ALL_TRAFFIC not in deny:
+def with_egress(network: Mapping[str, Any], egress: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with all that concerns traffic from the sandbox replaced."""
+    kept = {name: value for name, value in network.items() if name not in _EGRESS}
+    return kept | {name: egress[name] for name in _EGRESS if egress.get(name) is not None}
+
+
+def _read_policy(given: Mapping[str, Any], allow_internet: bool | None) -> EgressPolicy:
+    allow, deny = given.get("allowOut") or [], given.get("denyOut") or []
+    for name, rules in (("allowOut", allow), ("denyOut", deny)):
+        if len(rules) > _MAX_RULES:
+            raise InvalidRequestError(f"{name} may have at most {_MAX_RULES} entries")
+    networks, domains = [], []
+    for rule in allow:
+        network = _read_network(rule)
+        if network is None:
+            domains.append(_read_domain(rule))
+        else:
+            networks.append(network)
+    denied = [_read_denied(rule) for rule in deny]
+    if allow_internet is False:
+        denied.append(IPv4Network(EVERYTHING))
+    if domains and IPv4Network(EVERYTHING) not in denied:
         raise InvalidRequestError(_DOMAINS_NEED_DENY)
+    return EgressPolicy(
+        allow=_ipv4(networks),
+        deny=_ipv4(denied),
+        domains=tuple(sorted(set(domains))),
+        dns_servers=_read_dns_servers(given.get("dnsServers")),
+    )
+
+
+def _ipv4(networks: list[IPv4Network | IPv6Network]) -> tuple[str, ...]:
+    """Sandboxes have no IPv6, so that rules about it hold without being enforced."""
+    return tuple(sorted({str(one) for one in networks if isinstance(one, IPv4Network)}))
+
+
+def _read_network(rule: str) -> IPv4Network | IPv6Network | None:
+    """None: no network, so a domain; raises InvalidRequestError for one nobody may reach."""
+    try:
+        network = ip_network(rule, strict=False)
+    except ValueError:
+        return None
+    if isinstance(network, IPv4Network) and not _is_public(network):
+        raise InvalidRequestError(
+            f"allowOut: '{rule}' is private or reserved; no sandbox can be allowed to reach it"
+        )
+    return network
+
+
+def _is_public(network: IPv4Network) -> bool:
+    return not any(map(network.subnet_of, _NEVER))
+
+
+_NEVER = [IPv4Network(network) for network in REFUSED_NETWORKS]
+
+
+def _read_denied(rule: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(rule, strict=False)
+    except ValueError:
+        raise InvalidRequestError(
+            f"denyOut: '{rule[:80]}' is not an IP address or a CIDR block; domains cannot be denied"
+        ) from None
+
+
+def _read_domain(rule: str) -> str:
+    """Lower case, in the letters of the wire (IDNA)."""
+    try:
+        domain = rule.strip().removesuffix(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        domain = ""
+    labels = domain.removeprefix("*.")
+    if (
+        _DOMAIN.match(domain) is None
+        or len(domain) > _MAX_DOMAIN_LENGTH
+        or _DOTTED_NUMBERS.match(labels)
+    ):
+        raise InvalidRequestError(
+            f"allowOut: '{rule[:80]}' is not an IP address, a CIDR block, a domain or *.domain"
+        )
+    return domain
+
+
+def _read_dns_servers(servers: list[str] | None) -> tuple[str, ...] | None:
+    if servers is None:
+        return None
+    if len(servers) > _MAX_DNS_SERVERS:
+        raise InvalidRequestError(f"dnsServers may have at most {_MAX_DNS_SERVERS} entries")
+    for server in servers:
+        try:
+            public = _is_public(IPv4Network(IPv4Address(server)))
+        except ValueError:
+            raise InvalidRequestError(
+                f"dnsServers: '{server[:80]}' is not an IPv4 address"
+            ) from None
+        if not public:
+            raise InvalidRequestError(
+                f"dnsServers: '{server}' is private or reserved; no sandbox can reach it"
+            )
+    return tuple(dict.fromkeys(servers))
 
 
 def _check_mask(mask: str) -> None:
@@ -73,16 +165,7 @@ def _check_mask(mask: str) -> None:
         )
 
 
-def _is_network(rule: str) -> bool:
-    try:
-        ipaddress.ip_network(rule, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
 def _not_yet(name: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"network.{name} is not available in this version and would not be enforced; "
-        "leave it out, or use allow_internet_access=false to block all outgoing traffic"
+        f"network.{name} is not available in this version and would not be enforced; leave it out"
     )

@@ -26,6 +26,7 @@ from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import history, idempotency, marks, store
 from alcove.control.sandboxes.pauses import Pauses
+from alcove.control.sandboxes.reach import Reach
 from alcove.control.sandboxes.reports import is_here, is_running, was_paused, why_gone
 from alcove.control.sandboxes.resumes import Resumes
 from alcove.control.sandboxes.service import Sandboxes
@@ -56,6 +57,7 @@ class SandboxReconciler:
         *,
         pauses: Pauses,
         resumes: Resumes,
+        reach: Reach,
         keep_events_us: int,
     ) -> None:
         self._db = db
@@ -63,6 +65,7 @@ class SandboxReconciler:
         self._sandboxes = sandboxes
         self._pauses = pauses
         self._resumes = resumes
+        self._reach = reach
         self._clock = clock
         self._keep_events_us = keep_events_us
 
@@ -154,6 +157,9 @@ class SandboxReconciler:
                     _count("lost_sandbox", sandbox.id)
             case State.RUNNING if report is not None and self._is_idle(sandbox, report):
                 await self._end_idle(sandbox)
+            case State.RUNNING if report is not None and is_running(sandbox, report):
+                if await self._reach.repair(sandbox, report):
+                    _count("egress_policy", sandbox.id)
             case State.RESUMING:
                 await self._resumes.finish(sandbox, report)
             case State.STOPPING:

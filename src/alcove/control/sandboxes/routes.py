@@ -14,11 +14,12 @@ from alcove.control.api import (
     errors,
     json_response,
 )
-from alcove.control.errors import InvalidRequestError, NotAvailableError
+from alcove.control.errors import InvalidRequestError
 from alcove.control.sandboxes import queries, schemas, views
 from alcove.control.sandboxes.bodies import read_create
 from alcove.control.sandboxes.idempotency import Idempotency, hash_body
 from alcove.control.sandboxes.pauses import Pauses
+from alcove.control.sandboxes.reach import Reach
 from alcove.control.sandboxes.resumes import Resumes, Wanted
 from alcove.control.sandboxes.service import MIN_REFRESH_S, Sandboxes
 from alcove.control.sandboxes.store import Filter, Sandbox
@@ -58,9 +59,15 @@ async def _resumes(request: Request) -> Resumes:
     return resumes
 
 
+async def _reach(request: Request) -> Reach:
+    reach: Reach = request.app.state.reach
+    return reach
+
+
 SandboxesService = Annotated[Sandboxes, Depends(_service)]
 PausesService = Annotated[Pauses, Depends(_pauses)]
 ResumesService = Annotated[Resumes, Depends(_resumes)]
+ReachService = Annotated[Reach, Depends(_reach)]
 SandboxIdOf = Annotated[SandboxId, Depends(_sandbox_id)]
 IdempotencyKey = Annotated[
     str | None,
@@ -272,24 +279,14 @@ async def connect_v1(
     return await _connect(caller, sandbox_id, resumes, body)
 
 
-async def _not_yet(
-    request: Request, caller: CallerOf, sandbox_id: SandboxIdOf, sandboxes: SandboxesService
+@router.put("/sandboxes/{sandbox_id}/network", status_code=204, responses=errors(404, 409, 503))
+async def set_network(
+    caller: CallerOf, sandbox_id: SandboxIdOf, reach: ReachService, body: schemas.NetworkUpdate
 ) -> Response:
-    """Not available in this version."""
-    await sandboxes.get(caller, sandbox_id)
-    what = request.url.path.rpartition("/")[2]
-    raise NotAvailableError(f"'{what}' of a sandbox is not available in this version of Alcove")
-
-
-for _method, _name in (("PUT", "network"),):
-    router.add_api_route(
-        f"/sandboxes/{{sandbox_id}}/{_name}",
-        _not_yet,
-        methods=[_method],
-        status_code=501,
-        operation_id=f"{_name}_not_yet",
-        responses=errors(404, 501),
-    )
+    """Replace all that says what the sandbox may reach; open connections are judged again."""
+    egress = body.model_dump(exclude={"allow_internet_access"}, exclude_unset=True)
+    await reach.change(caller, sandbox_id, egress, body.allow_internet_access)
+    return Response(status_code=204)
 
 
 async def _create(

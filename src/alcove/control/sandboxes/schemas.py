@@ -14,14 +14,25 @@ Pairs = dict[Text, Text]
 TemplateName = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 
 
-class Network(Body):
-    """Network settings; see docs/reference/api.md for those this version can enforce."""
+class Egress(Body):
+    """What a sandbox may reach."""
 
     allowOut: list[Text] | None = None
     denyOut: list[Text] | None = None
     dnsServers: list[Text] | None = None
     rules: dict[Text, Any] | None = None
     egressProxy: dict[str, Any] | None = None
+
+
+class NetworkUpdate(Egress):
+    """Body of PUT /sandboxes/{id}/network: what is left out is cleared."""
+
+    allow_internet_access: bool | None = None
+
+
+class Network(Egress):
+    """Network settings; see docs/reference/api.md for those this version can enforce."""
+
     allowPublicTraffic: bool | None = None
     maskRequestHost: Text | None = None
     httpsPorts: list[int] | None = None

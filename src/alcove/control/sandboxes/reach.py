@@ -1,0 +1,103 @@
+"""Changes of what a running sandbox may reach: the row first, then its machine.
+
+The row is what counts: a machine that could not be told is told by the reconcile step, which sees
+the digest of the policy in force, and every later start is made from the row.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from weakref import WeakValueDictionary
+
+from alcove.control.errors import RETRY_SOON, ConflictError, UnavailableError
+from alcove.control.nodes.client import NodeError
+from alcove.control.sandboxes import marks, saving, store
+from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.network import read_network, with_egress
+from alcove.control.sandboxes.states import State
+from alcove.control.sandboxes.store import Sandbox
+from alcove.control.teams.service import Caller
+from alcove.wire.egress import EgressPolicy
+from alcove.wire.ids import SandboxId
+from alcove.wire.node import EgressSpec, SandboxReport
+
+
+class Reach:
+    def __init__(self, context: Context) -> None:
+        self._in = context
+        self._turns: WeakValueDictionary[SandboxId, asyncio.Lock] = WeakValueDictionary()
+
+    async def change(
+        self,
+        caller: Caller,
+        sandbox_id: SandboxId,
+        egress: Mapping[str, Any],
+        allow_internet: bool | None,
+    ) -> None:
+        """Replace all egress settings; in force, for open connections too, when this returns."""
+        await to_its_end(
+            self._change(caller, sandbox_id, egress, allow_internet), name="sandbox.network"
+        )
+
+    async def repair(self, sandbox: Sandbox, report: SandboxReport) -> bool:
+        """Tell the machine again if what it enforces is not what was meant."""
+        if not report.egress or report.egress == self._policy(sandbox).digest():
+            return False
+        await self._enforce(sandbox)
+        return True
+
+    async def _change(
+        self,
+        caller: Caller,
+        sandbox_id: SandboxId,
+        egress: Mapping[str, Any],
+        allow_internet: bool | None,
+    ) -> None:
+        async with self._in.db.transaction() as tx:
+            now = self._in.clock()
+            sandbox = await saving.running(tx, caller, sandbox_id, now, "given another network")
+            network = read_network(with_egress(sandbox.network, egress), allow_internet)
+            changed = replace(sandbox, network=network.given, allow_internet=allow_internet)
+            if not await marks.change_egress(tx, changed):
+                raise ConflictError(f'Sandbox "{sandbox_id}" is changing; try again')
+        await self._in.checkpoint("network intent written")
+        try:
+            await self._enforce(changed)
+        except NodeError as error:
+            raise UnavailableError(
+                "The sandbox's node could not be told; the change is written down and will be made "
+                "as soon as it can, and until then the former network settings hold",
+                detail=str(error),
+                headers=RETRY_SOON,
+            ) from error
+
+    async def _enforce(self, sandbox: Sandbox) -> None:
+        """Until what the machine was told is what the row says. Raises NodeError."""
+        # One at a time: what was read before a change must not arrive after it.
+        async with self._turns.setdefault(sandbox.id, asyncio.Lock()):
+            told: EgressPolicy | None = None
+            while (current := await self._running(sandbox)) is not None:
+                policy = self._policy(current)
+                if policy == told:
+                    return
+                change = EgressSpec(current.id, current.generation, policy.to_json())
+                try:
+                    await self._in.nodes.client(current.node_id).set_policy(change)
+                except NodeError:
+                    if await self._running(sandbox) is None:
+                        return
+                    raise
+                told = policy
+
+    async def _running(self, sandbox: Sandbox) -> Sandbox | None:
+        """The row, while it is about this life: the next one is started from it."""
+        async with self._in.db.reading() as tx:
+            current = await store.find(tx, sandbox.id)
+        if current is None or current.generation != sandbox.generation:
+            return None
+        return current if current.state is State.RUNNING else None
+
+    @staticmethod
+    def _policy(sandbox: Sandbox) -> EgressPolicy:
+        return read_network(sandbox.network, sandbox.allow_internet).egress

@@ -1,0 +1,204 @@
+"""One connection of a sandbox through the gate.
+
+    PEEKING ──name allowed──▶ DIALLING ──connected──▶ PASSING ──▶ closed
+       └── late · too long · no name · refused ─────────▶ reset
+
+TLS passes unread once its server name is known. HTTP is read all the way: each request that follows
+must be for the same host. What a change of the policy no longer allows is cut.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from dataclasses import dataclass
+
+from alcove.node.gate import peek
+from alcove.node.gate.lookup import Lookup, NotFoundError
+from alcove.node.gate.peek import Kind, Requests, Switched, UnnamedError
+from alcove.node.splice import Splice
+from alcove.wire.egress import EgressPolicy
+
+_PEEK_MAX_BYTES = 16 * 1024
+_PEEK_S = 10.0
+_DIAL_S = 5.0
+_DIALLED = 4
+"""Addresses of a name that are tried."""
+_PIECE_BYTES = 64 * 1024
+_SO_ORIGINAL_DST = 80
+_ADDRESS = struct.Struct("!2xH4s8x")
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_SWITCHED = (b"HTTP/1.1 101", b"HTTP/1.0 101")
+_STATUS_BYTES = len(_SWITCHED[0])
+
+
+class RefusedError(Exception):
+    """The connection is not let through; the message says why."""
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """The guest's end, what it asked for and, once known, by which name. Cancelling it cuts it."""
+
+    client: socket.socket
+    policy: EgressPolicy
+    lookup: Lookup
+    name: str | None = None
+
+    async def run(self) -> None:
+        """Carry the connection from its first byte to its last. Raises RefusedError, OSError."""
+        try:
+            early, kind = await self._peek()
+            server = await self._dial(_asked_port(self.client))
+        except (RefusedError, UnnamedError, NotFoundError, TimeoutError) as error:
+            reset(self.client)
+            raise RefusedError(str(error) or "it said nothing in time") from error
+        if kind is Kind.TLS:
+            await self._splice(server, early)
+        else:
+            await _Relay(self.client, server).run(early)
+
+    async def _peek(self) -> tuple[bytes, Kind]:
+        loop = asyncio.get_running_loop()
+        data = b""
+        async with asyncio.timeout(_PEEK_S):
+            while len(data) < _PEEK_MAX_BYTES:
+                piece = await loop.sock_recv(self.client, _PEEK_MAX_BYTES - len(data))
+                if not piece:
+                    raise RefusedError("it ended before it said whom it wants")
+                data += piece
+                kind, name = _read(data)
+                if name is not None:
+                    self._judge(name)
+                    return data, kind
+        raise RefusedError("its first request is too long")
+
+    def _judge(self, name: str) -> None:
+        if not self.policy.allows_name(name):
+            raise RefusedError(f"{name!r} is not among the allowed domains")
+        self.name = name
+
+    async def _dial(self, port: int) -> socket.socket:
+        assert self.name is not None
+        loop = asyncio.get_running_loop()
+        failure: Exception = NotFoundError(f"{self.name} leads nowhere")
+        for address in (await self.lookup.addresses(self.name, self.policy))[:_DIALLED]:
+            server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            server.setblocking(False)
+            try:
+                async with asyncio.timeout(_DIAL_S):
+                    await loop.sock_connect(server, (address, port))
+            except (OSError, TimeoutError) as error:
+                server.close()
+                failure = error
+            except BaseException:
+                server.close()
+                raise
+            else:
+                tune(server)
+                return server
+        raise RefusedError(f"{self.name} cannot be connected to: {failure}") from failure
+
+    async def _splice(self, server: socket.socket, early: bytes) -> None:
+        ended = asyncio.Event()
+        splice = Splice(self.client, server, touched=lambda: None, ended=ended.set)
+        splice.start(early)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            splice.cut()
+            raise
+
+
+class _Relay:
+    """HTTP/1 between two sockets, its requests judged before they go on."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self._client = client
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._switching = False
+        self._switched: asyncio.Future[bool] = self._loop.create_future()
+
+    async def run(self, early: bytes) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._forth(early))
+                tasks.create_task(self._back())
+        except* (OSError, UnnamedError):
+            reset(self._client)
+        else:
+            self._client.close()
+        finally:
+            self._server.close()
+
+    async def _forth(self, piece: bytes) -> None:
+        requests = Requests()
+        while piece:
+            try:
+                requests.feed(piece)
+            except Switched as switch:
+                await self._switch(piece, switch.head_bytes)
+                return
+            await self._loop.sock_sendall(self._server, piece)
+            piece = await self._loop.sock_recv(self._client, _PIECE_BYTES)
+        self._server.shutdown(socket.SHUT_WR)
+
+    async def _switch(self, piece: bytes, head_bytes: int) -> None:
+        """Nothing that is no request goes on before the server has agreed that it is none."""
+        self._switching = True
+        await self._loop.sock_sendall(self._server, piece[:head_bytes])
+        if await self._switched:
+            piece = piece[head_bytes:]
+            while piece or (piece := await self._loop.sock_recv(self._client, _PIECE_BYTES)):
+                await self._loop.sock_sendall(self._server, piece)
+                piece = b""
+        self._server.shutdown(socket.SHUT_WR)
+
+    async def _back(self) -> None:
+        status = b""
+        while piece := await self._loop.sock_recv(self._server, _PIECE_BYTES):
+            if self._switching and not self._switched.done():
+                status += piece[:_STATUS_BYTES]
+                if len(status) >= _STATUS_BYTES:
+                    self._switched.set_result(status[:_STATUS_BYTES] in _SWITCHED)
+            await self._loop.sock_sendall(self._client, piece)
+        if not self._switched.done():
+            self._switched.set_result(False)
+        self._client.shutdown(socket.SHUT_WR)
+
+
+def reset(end: socket.socket) -> None:
+    """Close so that the other side learns that it is no orderly end."""
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+    end.close()
+
+
+def tune(end: socket.socket) -> None:
+    """Small pieces at once; a peer that has vanished is noticed in some minutes."""
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def _read(data: bytes) -> tuple[Kind, str | None]:
+    """What the first bytes are, and whom they name; None: more is needed."""
+    kind = peek.kind(data)
+    if kind is Kind.TLS:
+        return kind, peek.server_name(data)
+    if kind is Kind.OTHER:
+        raise UnnamedError("neither TLS nor HTTP, so it cannot be judged by name")
+    requests = Requests()
+    with contextlib.suppress(Switched):
+        requests.feed(data)
+    return kind, requests.host
+
+
+def _asked_port(client: socket.socket) -> int:
+    """Where the guest wanted to go, before the packet rules sent it here."""
+    original = client.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, _ADDRESS.size)
+    port: int = _ADDRESS.unpack(original)[0]
+    return port

@@ -1,0 +1,131 @@
+"""The gate's doors: TCP to be judged, name queries over UDP and TCP, and the node's word.
+
+The node says "judge <slot>" on the control socket when a policy has changed, and is answered "done"
+when what is no longer allowed is cut.
+"""
+
+import asyncio
+import functools
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from alcove.concurrency import spawn
+from alcove.node.gate.lookup import Lookup
+from alcove.node.gate.names import NameServer
+from alcove.node.gate.passage import Passage, RefusedError, reset, tune
+from alcove.node.gate.policies import Policies
+
+_log = structlog.get_logger()
+
+PASSAGES_PER_SLOT = 1024
+_ACCEPT_PAUSE_S = 0.1
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Bound sockets, made while there was the privilege to."""
+
+    tcp: socket.socket
+    names_tcp: socket.socket
+    names_udp: socket.socket
+    control: socket.socket
+
+    @classmethod
+    def open(cls, address: str, port: int, dns_port: int, control_path: Path) -> "Doors":
+        tcp = socket.create_server((address, port), backlog=_BACKLOG)
+        names_tcp = socket.create_server((address, dns_port), backlog=_BACKLOG)
+        names_udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        names_udp.bind((address, dns_port))
+        # Whoever has the port is the only one: what lies there was left by a crash.
+        control_path.unlink(missing_ok=True)
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.bind(str(control_path))
+        control.listen()
+        for door in (tcp, names_tcp, names_udp, control):
+            door.setblocking(False)
+        return cls(tcp, names_tcp, names_udp, control)
+
+
+class Gate:
+    def __init__(self, policies: Policies, lookup: Lookup) -> None:
+        self._policies = policies
+        self._lookup = lookup
+        self._names = NameServer(policies, lookup)
+        self._open: dict[int, dict[Passage, asyncio.Task[None]]] = {}
+
+    async def serve(self, doors: Doors) -> None:
+        """For ever."""
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(self._names.datagrams, sock=doors.names_udp)
+        names = await asyncio.start_server(self._names.stream, sock=doors.names_tcp)
+        control = await asyncio.start_unix_server(self._listen, sock=doors.control)
+        async with names, control:
+            await self._accept(doors.tcp)
+
+    def judge(self, slot: int) -> None:
+        """Cut what the slot's policy does not allow any more."""
+        policy = self._policies.of(slot)
+        for passage, task in list(self._open.get(slot, {}).items()):
+            # One without a name yet may have been read by the old policy.
+            if passage.name is None or not (policy.is_default or policy.allows_name(passage.name)):
+                task.cancel()
+
+    async def _accept(self, door: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, (address, _) = await loop.sock_accept(door)
+            except OSError as error:
+                # Out of descriptors: those who wait are served when some are free again.
+                _log.warning("gate.accept_failed", error=str(error))
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            slot = self._policies.slot_of(address)
+            if slot is None or len(self._open.get(slot, ())) >= PASSAGES_PER_SLOT:
+                reset(client)
+                continue
+            client.setblocking(False)
+            tune(client)
+            passage = Passage(client, self._policies.of(slot), self._lookup)
+            task = spawn(self._pass(slot, passage), name=f"passage of slot {slot}")
+            self._open.setdefault(slot, {})[passage] = task
+            task.add_done_callback(functools.partial(self._closed, slot, passage))
+
+    async def _pass(self, slot: int, passage: Passage) -> None:
+        try:
+            await passage.run()
+        except RefusedError as refusal:
+            _log.debug("gate.refused", slot=slot, why=str(refusal))
+        except OSError as error:
+            _log.debug("gate.broken", slot=slot, why=str(error))
+        finally:
+            reset(passage.client)
+
+    def _closed(self, slot: int, passage: Passage, _task: asyncio.Task[None]) -> None:
+        passages = self._open[slot]
+        del passages[passage]
+        if not passages:
+            del self._open[slot]
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with _closing(writer):
+            while line := await reader.readline():
+                command, _, slot = line.decode().strip().partition(" ")
+                if command == "judge" and slot.isdecimal():
+                    self.judge(int(slot))
+                writer.write(b"done\n")
+                await writer.drain()
+
+
+@contextmanager
+def _closing(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        writer.close()

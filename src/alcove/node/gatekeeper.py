@@ -1,0 +1,74 @@
+"""The gate as the node sees it: a daemon (gate/main.py), its policies, and a word when one changes.
+
+A policy is written before the packet rules send anything to the gate, and forgotten after them.
+"""
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from alcove import __version__
+from alcove.node.daemons import Daemon, pid_file_argument
+from alcove.node.egress_policy import GATE_DNS_PORT, GATE_PORT
+from alcove.node.gate.policies import policy_path, write_policy
+from alcove.wire.egress import EgressPolicy
+
+_ANSWER_S = 5.0
+_NOBODY = 65534
+"""The group that the gate gives up its privileges for."""
+
+
+class Gatekeeper(Daemon):
+    """One gate serving at `address`, with its files in `directory`."""
+
+    def __init__(self, address: IPv4Address, slot_network: IPv4Network, directory: Path) -> None:
+        self.policies = directory / "gate"
+        self._control = directory / "gate.sock"
+        pid_file = directory / "gate.pid"
+        argv = [
+            *(sys.executable, "-m", "alcove.node.gate.main"),
+            pid_file_argument(pid_file),
+            f"--address={address}",
+            f"--slot-network={slot_network}",
+            f"--port={GATE_PORT}",
+            f"--dns-port={GATE_DNS_PORT}",
+            f"--policies={self.policies}",
+            f"--control={self._control}",
+            f"--log={directory / 'gate.log'}",
+            f"--version={__version__}",
+        ]
+        super().__init__("gate", argv, pid_file)
+
+    def prepare(self) -> None:
+        """Make the directory of the policies, which the gate can read and others cannot."""
+        self.policies.mkdir(mode=0o750, parents=True, exist_ok=True)
+        os.chown(self.policies, -1, _NOBODY)
+
+    def write(self, slot: int, policy: EgressPolicy) -> None:
+        write_policy(self.policies, slot, policy)
+
+    def forget(self, slot: int) -> None:
+        policy_path(self.policies, slot).unlink(missing_ok=True)
+
+    def slots(self) -> set[int]:
+        """Slots of which a policy is left."""
+        if not self.policies.is_dir():
+            return set()
+        return {int(path.stem) for path in self.policies.glob("*.json") if path.stem.isdecimal()}
+
+    async def judge(self, slot: int) -> None:
+        """Return when connections that the slot's policy does not allow are cut.
+
+        A gate that does not run has none.
+        """
+        with suppress(OSError, EOFError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                reader, writer = await asyncio.open_unix_connection(self._control)
+                try:
+                    writer.write(f"judge {slot}\n".encode())
+                    await reader.readuntil(b"\n")
+                finally:
+                    writer.close()

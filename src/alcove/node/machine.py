@@ -1,0 +1,97 @@
+"""The kernel's side of a node: driver, ground and, for a real driver, network and daemons."""
+
+import time
+from dataclasses import replace
+
+from alcove.node import pidfd, uplink
+from alcove.node.cgroups import Cgroup
+from alcove.node.daemons import Daemon
+from alcove.node.drivers.driver import Driver
+from alcove.node.errors import NodeError
+from alcove.node.gatekeeper import Gatekeeper
+from alcove.node.ground import Ground, PlainGround
+from alcove.node.ground_kernel import KernelGround
+from alcove.node.network import Network
+from alcove.node.records import Records
+from alcove.node.resolver import Resolver
+from alcove.node.settings import Settings
+from alcove.wire.egress import EgressPolicy
+from alcove.wire.states import NodeSandboxState, StopReason
+
+
+class Machine:
+    """What this node has of the machine it runs on."""
+
+    def __init__(self, settings: Settings, driver: Driver) -> None:
+        self._settings = settings
+        self._slots = settings.data_dir / "slots"
+        self.records = Records(settings.data_dir / "sandboxes")
+        self._network: Network | None = None
+        self.resolver: Resolver | None = None
+        self.gatekeeper: Gatekeeper | None = None
+        self.ground: Ground
+        self.driver = driver
+        if settings.driver == "fake":
+            self.ground = PlainGround(settings.instance, self._slots)
+        else:
+            network = Network(settings.instance, settings.slot_network, mtu=uplink.mtu())
+            host_address, run = network.rules.host_address, settings.data_dir / "run"
+            self.resolver = Resolver(host_address, run)
+            self.gatekeeper = Gatekeeper(host_address, settings.slot_network, run)
+            self.ground = KernelGround(network, self._slots, self.gatekeeper)
+            self._network = network
+
+    @property
+    def daemons(self) -> list[Daemon]:
+        return [one for one in (self.resolver, self.gatekeeper) if one is not None]
+
+    @property
+    def slots_max(self) -> int:
+        if self._network is None:
+            return self._settings.slots_max
+        return min(self._settings.slots_max, self._network.slots_max - 1)
+
+    async def setup(self) -> None:
+        if self._network is not None:
+            pidfd.become_subreaper()
+            await self._network.setup(self._policies())
+
+    def _policies(self) -> dict[int, EgressPolicy]:
+        """What the sandboxes that run may reach, by slot; the gate is told as well."""
+        assert self.gatekeeper is not None
+        self.gatekeeper.prepare()
+        policies = {
+            record.slot: record.spec.policy
+            for record in self.records.read_all()
+            if record.slot is not None and record.state is not NodeSandboxState.STOPPED
+        }
+        for slot, policy in policies.items():
+            self.gatekeeper.write(slot, policy)
+        return policies
+
+    async def purge(self) -> str:
+        """End every sandbox and remove everything of this instance from the kernel."""
+        for record in self.records.read_all():
+            if record.state is not NodeSandboxState.STOPPED:
+                killed = replace(record, stop_reason=StopReason.KILLED)
+                self.records.write(killed.stopped(time.time()))
+        slots = await self.ground.slots()
+        failures = [text for slot in sorted(slots) if (text := await self._purge(slot))]
+        if failures:
+            raise NodeError("; ".join(failures))
+        for daemon in self.daemons:
+            await daemon.stop()
+        if self._network is not None:
+            await self._network.teardown()
+            await Cgroup(f"/{self._network.instance}").remove()
+        return f"removed {len(slots)} places"
+
+    async def _purge(self, slot: int) -> str:
+        """Clear one slot; what went wrong, so that the others are cleared all the same."""
+        try:
+            place = self.ground.place(slot)
+            await self.driver.stop(place)
+            await self.ground.remove(place)
+        except Exception as error:
+            return f"slot {slot}: {error}"
+        return ""

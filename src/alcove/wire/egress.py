@@ -1,0 +1,119 @@
+"""What a sandbox may reach: the policy that control derives, a node enforces and tests judge by.
+
+    never reachable -> allowed (address, domain) -> denied -> reachable
+
+"Never reachable" is the node's and is not part of a policy. Domains are matched in the names that
+clients state (TLS server name, HTTP host) and in DNS questions.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from ipaddress import IPv4Network, collapse_addresses
+from typing import Any, Self
+
+EVERYTHING = "0.0.0.0/0"
+
+REFUSED_NETWORKS = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+"""Never reachable from a sandbox: not the internet (RFC 6890), or not for it to see."""
+
+
+class Names(StrEnum):
+    """Which names a sandbox may look up."""
+
+    ALL = "all"
+    ALLOWED = "allowed"
+    """Those of allowed domains."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """The default allows everything that any sandbox may reach."""
+
+    allow: tuple[str, ...] = ()
+    """IPv4 networks."""
+    deny: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    """Lower case; "*.x" means every name below x, and not x."""
+    dns_servers: tuple[str, ...] | None = None
+    """IPv4 addresses that are asked instead of the node's own; () none, so no names."""
+
+    @property
+    def is_default(self) -> bool:
+        return self == _DEFAULT
+
+    @property
+    def denies_everything(self) -> bool:
+        """But for what it allows."""
+        return EVERYTHING in self.deny
+
+    @property
+    def names(self) -> Names:
+        if self.dns_servers == ():
+            return Names.NONE
+        if self.domains:
+            return Names.ALLOWED
+        return Names.NONE if self.denies_everything else Names.ALL
+
+    def allows_name(self, name: str) -> bool:
+        """Whether a name may be reached, or looked up, by its name."""
+        return any(matches(domain, name) for domain in self.domains)
+
+    def digest(self) -> str:
+        """The same for the same rules, whatever their order."""
+        text = json.dumps([sorted(rules or ()) for rules in asdict(self).values()])
+        text += str(self.dns_servers is None)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Raises ValueError for what is no policy: it came from a file, or over the network."""
+        try:
+            given = {f.name: data[f.name] for f in fields(cls) if data.get(f.name) is not None}
+            policy = cls(**{name: tuple(map(_text, rules)) for name, rules in given.items()})
+            for network in (*policy.allow, *policy.deny, *(policy.dns_servers or ())):
+                IPv4Network(network)
+        except TypeError as error:
+            raise ValueError(f"not an egress policy: {error}") from error
+        return policy
+
+
+_DEFAULT = EgressPolicy()
+NOTHING = EgressPolicy(deny=(EVERYTHING,))
+
+
+def matches(domain: str, name: str) -> bool:
+    """Whether a rule's domain stands for a name; case and a final dot do not matter."""
+    name = name.lower().removesuffix(".")
+    if domain.startswith("*."):
+        return name.endswith(domain[1:]) and len(name) > len(domain) - 1
+    return name == domain
+
+
+def disjoint(networks: Iterable[str]) -> list[str]:
+    """The same addresses in as few networks as can be, none within another."""
+    return [str(network) for network in collapse_addresses(map(IPv4Network, networks))]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value

@@ -1,0 +1,103 @@
+"""Web servers in the small internet, with and without TLS; they say whom they were asked for."""
+
+import datetime as dt
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from small_internet import SmallInternet, name_server, small_internet
+
+
+@dataclass(frozen=True)
+class Web:
+    world: SmallInternet
+    http_port: int
+    https_port: int
+
+    @property
+    def name_server(self) -> str:
+        return self.world.public
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = f"hello {self.headers['Host']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def web(directory: Path) -> Iterator[Web]:
+    """`allowed.example` and `sub.allowed.example` on one address, `other.example` on another."""
+    with small_internet() as world:
+        names = {
+            "allowed.example": world.public,
+            "sub.allowed.example": world.public,
+            "other.example": world.other,
+        }
+        servers = [_server(world, None), _server(world, _certificate(directory))]
+        for server in servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        ports = [int(server.socket.getsockname()[1]) for server in servers]
+        with name_server(world, names):
+            try:
+                yield Web(world, *ports)
+            finally:
+                for server in servers:
+                    server.shutdown()
+                    server.server_close()
+
+
+def _server(world: SmallInternet, certificate: Path | None) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer(("", 0), _Handler, bind_and_activate=False)
+    server.socket.close()
+    listening = world.listener()
+    listening.settimeout(None)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        listening = context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
+    server.socket = listening
+    return server
+
+
+def _certificate(directory: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "allowed.example")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "server.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
