@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ALL_TRAFFIC, Sandbox } from 'e2b'
 
-const { NAME_SERVER, HTTPS_PORT, HTTP_PORT, OTHER } = process.env
+const { PUBLIC, HTTPS_PORT, HTTP_PORT, OTHER } = process.env
 
 async function withSandbox(options, use) {
   const sandbox = await Sandbox.create({ timeoutMs: 300_000, ...options })
@@ -23,22 +23,26 @@ async function reaches(sandbox, url) {
   }
 }
 
-const network = {
-  allowOut: ['allowed.example'],
-  denyOut: [ALL_TRAFFIC],
-  dnsServers: [NAME_SERVER],
-}
+// This SDK has no dnsServers, so its domains cannot be those of the small internet.
+const network = { allowOut: [PUBLIC, 'no-such.example'], denyOut: [ALL_TRAFFIC] }
 
-test('domains', () => withSandbox({ network }, async (sandbox) => {
-  assert.equal(await reaches(sandbox, `https://allowed.example:${HTTPS_PORT}`), true)
-  assert.equal(await reaches(sandbox, `https://other.example:${HTTPS_PORT}`), false)
+test('allowed addresses beside domains', () => withSandbox({ network }, async (sandbox) => {
+  assert.equal(await reaches(sandbox, `https://${PUBLIC}:${HTTPS_PORT}`), true)
   assert.equal(await reaches(sandbox, `http://${OTHER}:${HTTP_PORT}`), false)
+  const forged = `--resolve other.example:${HTTPS_PORT}:${OTHER} https://other.example:${HTTPS_PORT}`
+  assert.equal(await reaches(sandbox, forged), false)
+  assert.deepEqual((await sandbox.getInfo()).network, network)
 }))
+
+test('a domain needs all traffic denied', () => assert.rejects(
+  Sandbox.create({ network: { allowOut: ['a.example'] } }),
+  /you must include 'ALL_TRAFFIC' in deny out/,
+))
 
 test('an update replaces everything', () => withSandbox({ network }, async (sandbox) => {
   await sandbox.updateNetwork({ denyOut: [OTHER] })
   assert.equal(await reaches(sandbox, `http://${OTHER}:${HTTP_PORT}`), false)
-  assert.equal(await reaches(sandbox, `http://${NAME_SERVER}:${HTTP_PORT}`), true)
+  assert.equal(await reaches(sandbox, `http://${PUBLIC}:${HTTP_PORT}`), true)
   await sandbox.updateNetwork({})
   assert.equal(await reaches(sandbox, `http://${OTHER}:${HTTP_PORT}`), true)
 }))
