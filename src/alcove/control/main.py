@@ -169,22 +169,33 @@ def _assemble(
         reach=reach,
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
-        sandbox_reconciler=SandboxReconciler(
-            db,
-            nodes,
-            sandboxes,
-            clock,
-            pauses=pauses,
-            resumes=resumes,
-            reach=reach,
-            keep_events_us=settings.event_days * DAY_US,
-        ),
+        sandbox_reconciler=_reconciler(settings, context, sandboxes, pauses, resumes, reach),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         kept_states=KeptStates(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
         clock=clock,
+    )
+
+
+def _reconciler(
+    settings: Settings,
+    context: Context,
+    sandboxes: Sandboxes,
+    pauses: Pauses,
+    resumes: Resumes,
+    reach: Reach,
+) -> SandboxReconciler:
+    return SandboxReconciler(
+        context.db,
+        context.nodes,
+        sandboxes,
+        context.clock,
+        pauses=pauses,
+        resumes=resumes,
+        reach=reach,
+        keep_events_us=settings.event_days * DAY_US,
     )
 
 

@@ -165,12 +165,7 @@ class Rules:
                 f"tcp dport 53 {_per_slot('query_connections', f'ct count over {_QUERY_CONNS}')}",
                 "accept",
             ],
-            "to_gate": [
-                "ct state established,related accept",
-                f"meta l4proto {{ tcp, udp }} th dport {GATE_DNS_PORT} jump new_query",
-                *_new_connections(),
-                "accept",
-            ],
+            "to_gate": self._to_gate(),
             "forward": [
                 f"iifname {guests} jump to_internet",
                 f"oifname {guests} ct original ip saddr vmap @policies",
@@ -202,6 +197,14 @@ class Rules:
             f"ip daddr {self.host_address} {DNS} jump new_query",
             f"ip daddr {self.host_address} icmp type echo-request limit rate 100/second accept",
             "jump refuse",
+        ]
+
+    def _to_gate(self) -> list[str]:
+        return [
+            "ct state established,related accept",
+            f"meta l4proto {{ tcp, udp }} th dport {GATE_DNS_PORT} jump new_query",
+            *_new_connections(),
+            "accept",
         ]
 
     def _to_internet(self) -> list[str]:
