@@ -169,7 +169,9 @@ def _assemble(
         reach=reach,
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
-        sandbox_reconciler=_reconciler(settings, context, sandboxes, pauses, resumes, reach),
+        sandbox_reconciler=_reconciler(
+            settings, context, sandboxes, pauses=pauses, resumes=resumes, reach=reach
+        ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         kept_states=KeptStates(db, nodes, clock),
@@ -183,6 +185,7 @@ def _reconciler(
     settings: Settings,
     context: Context,
     sandboxes: Sandboxes,
+    *,
     pauses: Pauses,
     resumes: Resumes,
     reach: Reach,
