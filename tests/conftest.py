@@ -8,6 +8,17 @@ import pytest
 import stack as stacks
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the code interpreter come last: it is built while the others run."""
+    if any(map(_needs_interpreter, items)):
+        stacks.TEMPLATES.add("code_interpreter")
+        items.sort(key=_needs_interpreter)
+
+
+def _needs_interpreter(item: pytest.Item) -> bool:
+    return "interpreter" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[stacks.Stack]:
     """A running Alcove; the official clients in this process find it through the environment."""
@@ -18,3 +29,10 @@ def stack() -> Iterator[stacks.Stack]:
     os.environ.clear()
     os.environ.update(before)
     stacks.alcove_down()
+
+
+@pytest.fixture(scope="session")
+def interpreter(stack: stacks.Stack) -> str:
+    """Name of the code interpreter's template, once sandboxes can be made of it."""
+    stack.wait_for_templates()
+    return "code-interpreter-v1"

@@ -31,7 +31,10 @@ SETTINGS = {
     # As many as at rest: what is left can be counted when their number does not follow demand.
     "ALCOVE_NODE_WARM_READY_TOTAL": "2",
 }
-UP_TIMEOUT_S = 1500
+TEMPLATES = {"base"}
+"""Recipes to build. conftest.py adds those the chosen tests ask for by a fixture, so that nobody
+waits, or has the machine work, for others."""
+UP_TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class Stack:
     def cluster_key(self) -> str:
         return (self.data_dir / "cluster.key").read_text().strip()
 
+    def wait_for_templates(self) -> None:
+        """Return once all of TEMPLATES can be used: `up` waits for `base` only."""
+        alcove("up", "--wait-templates", timeout_s=UP_TIMEOUT_S, data_dir=self.data_dir)
+
     def pids(self) -> dict[str, int]:
         """Process id of the supervisor and of each service."""
         state = json.loads((self.data_dir / "run" / "supervise.json").read_text())
@@ -70,7 +77,7 @@ def alcove(*arguments: str, timeout_s: float = 120, data_dir: Path = DATA_DIR) -
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env=os.environ | SETTINGS,
+        env=os.environ | SETTINGS | {"ALCOVE_NODE_TEMPLATES": ",".join(sorted(TEMPLATES))},
     )
     assert finished.returncode == 0, f"alcove {arguments}: {finished.stdout}{finished.stderr}"
     return finished.stdout

@@ -46,7 +46,8 @@ def test_a_template_being_built_says_how_far_it_is(in_world: InWorld) -> None:
         assert answer.status_code == 409
         assert answer.json() == {
             "code": 409,
-            "message": "template 'base' is still being built (step snapshot)",
+            "message": "template 'base' is still being built (snapshot: snapshot done; begun 0 s "
+            "ago). Create it again once `alcove status` shows the template as ready",
             "error_code": "template_not_ready",
         }
         status = (await world.http.get("/internal/status", headers=world.cluster)).json()
@@ -165,7 +166,9 @@ def test_an_image_of_another_driver_version_is_rebuilt_and_creates_are_told(
         # Control has not heard of it yet: the node refuses.
         assert await refused() == "template 'base' is being rebuilt"
         await step(world)
-        assert await refused() == "template 'base' is being rebuilt (step snapshot)"
+        assert (await refused()).startswith(
+            "template 'base' is being rebuilt (snapshot: snapshot done"
+        )
         assert await live(world) == [running]
         world.node.finish_build(newest_image(world.node))
         await step(world)

@@ -149,7 +149,7 @@ async def builder(
         data_dir,
         Workshop(
             recipes=Recipes(data_dir / "recipes"),
-            rootfs=RootfsStore(data_dir, uplink.extra_ca_pem()),
+            rootfs=RootfsStore(data_dir, uplink.extra_ca_pem(), f"/{INSTANCE}/build"),
             driver=driver,
             driver_version=driver_version or await Runsc("runsc").version_text(),
             places=places,

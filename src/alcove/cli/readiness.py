@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,31 +65,49 @@ def wait_for_services(installation: Installation, say: Say) -> None:
         time.sleep(POLL_S)
 
 
-def wait_for_templates(installation: Installation, say: Say) -> None:
-    """Return once every shipped template can be used, be it by an older build.
+def wait_for_templates(
+    installation: Installation, say: Say, names: AbstractSet[str] | None
+) -> list[dict[str, Any]]:
+    """Return once the named templates (None: all) can be used, be it by an older build.
 
-    Raises CliError when the only build of one failed.
+    Returns those that cannot be used yet, as `alcove status` shows them. Raises CliError when the
+    only build of one that is waited for failed.
     """
     while True:
+        templates: list[dict[str, Any]] = []
+        known: set[str] = set()
         try:
-            templates = status(installation)["templates"]
+            answer = status(installation)
         except httpx.HTTPError as error:
             say(f"waiting for control: {error}")
-            templates = None
-        if templates is not None:
-            waiting = [t for t in templates if not t["usable"]]
-            failed = [t for t in waiting if t["state"] == "error"]
-            if failed:
-                raise CliError(
-                    f"template {_name(failed[0])} could not be built: {failed[0]['reason']}",
-                    fix="see `alcove logs node`, mend the cause and run `alcove up` again",
-                )
-            if templates and not waiting:
-                return
-            for template in waiting:
-                say(f"template {_name(template)}: {template['progress'] or template['state']}")
+        else:
+            templates, known = answer["templates"], _aliases(answer["nodes"])
+        wanted = known if names is None else names
+        there = {alias for template in templates for alias in template["aliases"]}
+        unusable = [t for t in templates if not t["usable"]]
+        waiting = [t for t in unusable if not wanted.isdisjoint(t["aliases"])]
+        _check_failed(waiting)
+        if wanted and wanted <= there and not waiting:
+            return unusable
+        for template in waiting[:1]:
+            say(f"template {template_name(template)}: {template['progress'] or template['state']}")
         _give_up_on_dead_processes(installation)
         time.sleep(POLL_S)
+
+
+def _aliases(nodes: list[dict[str, Any]]) -> set[str]:
+    """Names of all templates that nodes build."""
+    recipes = [recipe for node in nodes for recipe in (node["report"] or {}).get("recipes", [])]
+    return {alias for recipe in recipes for alias in recipe["aliases"]}
+
+
+def _check_failed(waiting: list[dict[str, Any]]) -> None:
+    failed = [template for template in waiting if template["state"] == "error"]
+    if failed:
+        raise CliError(
+            f"template {template_name(failed[0])} could not be built: {failed[0]['reason']}",
+            fix="see `alcove logs node`, mend the cause and run `alcove up` again",
+        )
 
 
 @contextmanager
@@ -128,5 +147,5 @@ def _last_line(installation: Installation, name: str) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
 
 
-def _name(template: dict[str, Any]) -> str:
+def template_name(template: dict[str, Any]) -> str:
     return str(next(iter(template["aliases"]), template["template_id"]))

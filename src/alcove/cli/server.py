@@ -23,9 +23,11 @@ from alcove.cli.output import (
 )
 from alcove.cli.processes import end
 from alcove.cli.readiness import (
+    Say,
     problems,
     progress,
     status,
+    template_name,
     wait_for_services,
     wait_for_templates,
 )
@@ -59,8 +61,9 @@ PURGE_TIMEOUT_S = 120.0
     "--max-sandbox-hours", type=click.IntRange(0), help="Longest life of a sandbox; 0: ten years."
 )
 @click.option("--concurrent-sandboxes", type=click.IntRange(1), help="Sandboxes a team may have.")
-@click.option("--no-wait", is_flag=True, help="Return before the templates are built.")
-def up_command(data_dir: Path, no_wait: bool, **chosen: Any) -> None:
+@click.option("--no-wait", is_flag=True, help="Return before any template is built.")
+@click.option("--wait-templates", is_flag=True, help="Return once all templates are built.")
+def up_command(data_dir: Path, no_wait: bool, wait_templates: bool, **chosen: Any) -> None:
     """Start Alcove on this machine, or say that it runs; repeating it changes nothing."""
     installation, changed = choose(data_dir, chosen)
     if os.geteuid() != 0 and installation.options.driver != "fake":
@@ -77,13 +80,17 @@ def up_command(data_dir: Path, no_wait: bool, **chosen: Any) -> None:
         _start(installation)
     with progress() as say:
         wait_for_services(installation, say)
-        if not no_wait:
-            wait_for_templates(installation, say)
+        later = [] if no_wait else _wait(installation, say, every=wait_templates)
     already = "already " if running else ""
     progress_console.print(
         f"Alcove is {already}running: API {installation.api_url}, "
         f"sandboxes {installation.sandbox_url}"
     )
+    for template in later:
+        progress_console.print(
+            f"Template {template_name(template)} is being built in the background; "
+            "`alcove status` shows how far it is"
+        )
     click.echo(exports(client_environment(installation)))
 
 
@@ -129,6 +136,11 @@ def status_command(data_dir: Path, output_format: str) -> None:
         _print_status(report)
     if not running:
         raise click.exceptions.Exit(EXIT_NOT_RUNNING)
+
+
+def _wait(installation: Installation, say: Say, *, every: bool) -> list[dict[str, Any]]:
+    """Wait for what every client may want at once; returns the templates that will come later."""
+    return wait_for_templates(installation, say, None if every else {"base"})
 
 
 def _start(installation: Installation) -> None:

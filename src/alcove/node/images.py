@@ -32,12 +32,19 @@ from alcove.node.recipes import Recipe, RecipeError, Recipes
 from alcove.node.rootfs import RootfsError, RootfsStore
 from alcove.node.run import CommandError
 from alcove.wire.ids import BuildId
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry, RecipeReport
+from alcove.wire.node import (
+    AGENT_VERSION,
+    INTERRUPTED,
+    ImageReport,
+    ImageSpec,
+    LogEntry,
+    RecipeReport,
+)
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
 
-_INTERRUPTED = "interrupted: the node stopped during the build; build the template again"
+_INTERRUPTED = f"{INTERRUPTED}: the node stopped during the build; build the template again"
 _FAILED_BUILDS_KEPT = 20
 _EXPECTED_ERRORS = (
     agent_bundle.AgentBundleError,
@@ -99,6 +106,7 @@ class Images:
             if record.state in {BuildState.WAITING, BuildState.BUILDING}:
                 self._end(record, BuildState.ERROR, _INTERRUPTED)
         # Made now, so that `stale` is known, and no build waits for it.
+        await self._with.rootfs.clear()
         self._wanted = await asyncio.to_thread(self._read_recipes)
         bundle = await agent_bundle.ensure_bundle(self._data_dir)
         self._current_agent = bundle.name
@@ -329,12 +337,23 @@ class Images:
             disk_mib=spec.disk_mib,
             agent_version=record.agent_version,
             reason=record.reason,
+            progress=self._progress(record),
             finished_at=record.finished_at,
             rootfs_bytes=record.rootfs_bytes,
             snapshot_bytes=record.snapshot_bytes,
             stale=self._stale(record),
             restorable=record.state is not BuildState.READY or self._restorable(record),
         )
+
+    def _progress(self, record: ImageRecord) -> str:
+        match record.state:
+            case BuildState.WAITING:
+                return "waiting for the build before it"
+            case BuildState.BUILDING:
+                entry = self._log_of(record.spec.build_id).latest()
+                return "" if entry is None else f"{entry.fields.get('step', '')}: {entry.message}"
+            case _:
+                return ""
 
 
 def _size(of: Recipe | ImageSpec) -> Size:

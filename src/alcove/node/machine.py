@@ -83,7 +83,8 @@ class Machine:
             await daemon.stop()
         if self._network is not None:
             await self._network.teardown()
-            await Cgroup(f"/{self._network.instance}").remove()
+            for group in (f"/{self._network.instance}/build", f"/{self._network.instance}"):
+                await Cgroup(group).remove()
         return f"removed {len(slots)} places"
 
     async def _purge(self, slot: int) -> str:

@@ -41,8 +41,9 @@ from alcove.node.images_plain import PlainImages
 from alcove.node.ingress import Ingress
 from alcove.node.life import Surroundings
 from alcove.node.machine import Machine
+from alcove.node.memory import memory_available_mib
 from alcove.node.network import NetworkError
-from alcove.node.places import Limits, Places, memory_available_mib
+from alcove.node.places import Limits, Places
 from alcove.node.recipes import Recipes
 from alcove.node.rootfs import RootfsStore
 from alcove.node.routes import Api
@@ -169,7 +170,8 @@ class Node:
             await self.images.close()
 
     async def _images(self) -> Images | PlainImages:
-        recipes, driver = Recipes(), self._machine.driver
+        only = frozenset(filter(None, self._settings.templates.split(",")))
+        recipes, driver = Recipes(only=only), self._machine.driver
         directory = self._settings.data_dir
         if not isinstance(driver, GvisorDriver):
             plain = directory / "images" / "plain"
@@ -178,7 +180,9 @@ class Node:
             directory,
             Workshop(
                 recipes=recipes,
-                rootfs=RootfsStore(directory, self._extra_ca_pem),
+                rootfs=RootfsStore(
+                    directory, self._extra_ca_pem, f"/{self._settings.instance}/build"
+                ),
                 driver=driver,
                 driver_version=await Runsc(_RUNSC).version_text(),
                 places=self.places,

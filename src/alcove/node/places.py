@@ -28,6 +28,7 @@ from alcove.node import metrics
 from alcove.node.drivers.driver import Driver, Image, Place
 from alcove.node.errors import NoCapacityError
 from alcove.node.ground import Ground, Size
+from alcove.node.memory import memory_available_mib, snapshot_mib
 from alcove.node.warm import WarmPool, Wish
 from alcove.node.warming import Warming
 
@@ -351,7 +352,9 @@ class Places:
         if wish is None or self._slots_left <= 0:
             return None
         reserve_mib = _RESERVES_TO_WARM * self._limits.memory_reserve_mib
-        return wish if memory_available_mib() >= reserve_mib else None
+        # What it takes itself must not bring it below what it is kept with, or it comes and goes.
+        needed_mib = reserve_mib + snapshot_mib(wish.image)
+        return wish if memory_available_mib() >= needed_mib else None
 
     def _trim(self) -> None:
         """Give up warm sandboxes that are too many, or whose memory is needed."""
@@ -389,11 +392,3 @@ class Places:
         del self._dirty[slot]
         if not self._dirty:
             self._clean.set()
-
-
-def memory_available_mib() -> int:
-    """What the kernel says a new workload could have without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0

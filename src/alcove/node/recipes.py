@@ -53,6 +53,8 @@ class Recipe:
     ready_command: str = ""
     """Tried every 2 s until it exits with 0; then the snapshot is taken."""
     env: dict[str, str] = field(default_factory=dict)
+    build_mib: int = 2048
+    """Disk that building its root file system takes, a copy of the parent's not counted."""
 
     @property
     def startup(self) -> Startup:
@@ -87,14 +89,22 @@ class Recipe:
 class Recipes:
     """The recipes in one folder, read afresh each time."""
 
-    def __init__(self, directory: Path = SHIPPED) -> None:
+    def __init__(self, directory: Path = SHIPPED, only: frozenset[str] = frozenset()) -> None:
+        """`only`: names of those to use, beside which others may be parents; empty for all."""
         self._directory = directory
+        self._only = only
 
     def names(self) -> list[str]:
+        found = self._there()
+        return [name for name in found if name in self._only] if self._only else found
+
+    def _there(self) -> list[str]:
         return sorted(path.parent.name for path in self._directory.glob(f"*/{_NAME}"))
 
     def get(self, name: str) -> Recipe:
         """Raises UnknownRecipeError, or RecipeError when the folder's contents are wrong."""
+        # The name comes from a client: only a name that is listed may become a path.
+        self._check_name(name, self.names())
         return self._get(name, ())
 
     def all(self) -> list[Recipe]:
@@ -113,11 +123,7 @@ class Recipes:
         return found
 
     def _get(self, name: str, below: tuple[str, ...]) -> Recipe:
-        # The name comes from a client: only a name that is listed may become a path.
-        if name not in self.names():
-            raise UnknownRecipeError(
-                f"there is no recipe {name!r}; this node has {', '.join(self.names()) or 'none'}"
-            )
+        self._check_name(name, self._there())
         if name in below:
             raise RecipeError(f"recipe {name} is its own parent, by way of {' and '.join(below)}")
         path = self._directory / name / _NAME
@@ -134,6 +140,12 @@ class Recipes:
         if bool(recipe.suites) is (recipe.parent is not None):
             raise RecipeError(f"{path}: suites is for a recipe without parent, which must have it")
         return recipe
+
+    def _check_name(self, name: str, known: list[str]) -> None:
+        if name not in known:
+            raise UnknownRecipeError(
+                f"there is no recipe {name!r}; this node has {', '.join(known) or 'none'}"
+            )
 
 
 def _depth(recipe: Recipe) -> int:
@@ -167,6 +179,7 @@ _KINDS: dict[str, type] = {
     "vcpu_count": int,
     "memory_mib": int,
     "disk_mib": int,
+    "build_mib": int,
     "user": str,
     "workdir": str,
     "start_command": str,

@@ -11,61 +11,37 @@ The digest is made of everything the result depends on but the archive's own sta
 in a private mount and PID namespace that dies with this process, so nothing is left mounted.
 """
 
-import ast
 import asyncio
 import hashlib
 import json
 import os
 import platform
 import re
-import shlex
 import shutil
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alcove._version import __version__
-from alcove.node import apt_sources
+from alcove.node import apt_sources, mmdebstrap
+from alcove.node.cgroups import Cgroup
 from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.recipes import Recipe
 from alcove.node.run import CommandError, follow, run
 
 _FORMAT = "3"
-_TIME_LIMIT_S = 30 * 60.0
-_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Stay in the image, so that what its users install later is as lean and quick.
-_DPKG_OPTIONS = (
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*",
-    "path-exclude=/usr/share/man/*",
-    # pip installs for everybody in a sandbox; the mark would make it refuse.
-    "path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED",
-    "force-unsafe-io",
-)
-# Settings of the machine's apt that its network may need; used for the build only.
-_APT_SETTING = re.compile(r"Acquire::(https?::Proxy|https::CaInfo|Check-Date|Check-Valid-Until) ")
+_TIME_LIMIT_S = 2 * 3600.0
+"""Of one command; an hour of compiling on a busy machine is not yet stuck."""
+_BACKGROUND_CPUS = 0.1
+"""A build's weight beside a sandbox's, which is its number of processors."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
-
-# As mmdebstrap installs: apt of the machine, with its network, and dpkg of the new root.
-_INSTALL = (
-    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --quiet -o Dir::Bin::dpkg=env'
-    " -o DPkg::Options::=--unset=APT_CONFIG -o DPkg::Options::=dpkg"
-    ' -o DPkg::Chroot-Directory="$1" install '
-)
-
 _FILES = {
     "etc/hostname": "alcove\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     "etc/resolv.conf": f"nameserver {GATEWAY_ADDRESS}\n",
 }
-_RECIPE_DIR = ".alcove-recipe"
-"""Where provision.sh finds its folder, in the new root and only while it runs."""
 _MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
 
 Log = Callable[[str, str], None]
@@ -79,10 +55,16 @@ class RootfsError(Exception):
 class RootfsStore:
     """The root file systems of one machine."""
 
-    def __init__(self, data_dir: Path, extra_ca_pem: str) -> None:
+    def __init__(self, data_dir: Path, extra_ca_pem: str, group: str) -> None:
+        """`group`: path of the control group that builds run in."""
         self._directory = data_dir / "images" / "rootfs"
+        self._group = group
         self._authorities = _CERTIFICATE.findall(extra_ca_pem)
         self._building = asyncio.Lock()
+
+    async def clear(self) -> None:
+        """Remove from the kernel what a build left that was killed. Not while one runs."""
+        await Cgroup(self._group).remove()
 
     def path(self, digest: str) -> Path:
         return self._directory / digest / "root"
@@ -95,7 +77,7 @@ class RootfsStore:
             "parent": "" if recipe.parent is None else self.digest(recipe.parent),
             "packages": sorted(recipe.packages),
             "files": {str(name): _hash(recipe.directory / name) for name in recipe.files()},
-            "dpkg": _DPKG_OPTIONS,
+            "dpkg": mmdebstrap.DPKG_OPTIONS,
             "authorities": self._authorities,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
@@ -133,35 +115,70 @@ class RootfsStore:
 
     async def _build(self, recipe: Recipe, digest: str, start: Path | None, log: Log) -> None:
         """`start`: the root file system to begin from; None for nothing."""
+        work = await asyncio.to_thread(self._new_directory)
+        try:
+            await asyncio.to_thread(self._check_space, recipe)
+            async with self._background() as group:
+                await self._fill(recipe, start, work, group, log)
+            await asyncio.to_thread(os.rename, work, self._directory / digest)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+
+    async def _fill(
+        self, recipe: Recipe, start: Path | None, work: Path, group: Cgroup, log: Log
+    ) -> None:
         machine = apt_sources.read_machine()
         suite = _suite(machine, recipe)
         sources = apt_sources.lines_for(machine, suite)
-        work = await asyncio.to_thread(self._new_directory)
-        root = work / "root"
+        root, staged = work / "root", work / "recipe"
+        await asyncio.to_thread(_stage, recipe, staged)
+        # What is copied has them already.
+        authorities = self._authority_files(work) if start is None else []
+        count = len(recipe.packages)
+        log("info", f"building the {suite} root file system of {recipe.name}, {count} packages")
         try:
-            await asyncio.to_thread(_stage, recipe, work / "recipe")
-            count = len(recipe.packages)
-            log("info", f"building the {suite} root file system of {recipe.name}, {count} packages")
-            try:
-                if start is not None:
-                    log("info", "beginning with a copy of its parent's")
-                    await _copy(start, root)
-                await follow(
-                    await _mmdebstrap(recipe, suite, root, self._hooks(recipe, work)),
-                    lambda line: log(*_classify(line)),
-                    stdin="\n".join(sources) + "\n",
-                    timeout_s=_TIME_LIMIT_S,
-                    env=await _environment(),
-                )
-            except CommandError as error:
-                raise RootfsError(
-                    "the root file system could not be built (see the log above); if packages or"
-                    " Node.js could not be fetched, check this machine's network and apt sources"
-                ) from error
-            await self._finish(work, recipe, suite, sources)
-            os.rename(work, self._directory / digest)  # noqa: PTH104
+            if start is not None:
+                log("info", "beginning with a copy of its parent's")
+                await _copy(start, root, group)
+            hooks = mmdebstrap.hooks(recipe, staged, authorities)
+            await follow(
+                await mmdebstrap.command(recipe, suite, root, hooks),
+                lambda line: log(*mmdebstrap.classify(line)),
+                stdin="\n".join(sources) + "\n",
+                timeout_s=_TIME_LIMIT_S,
+                env=await mmdebstrap.environment(),
+                background=group.entry_files(),
+            )
+        except CommandError as error:
+            raise RootfsError(
+                "the root file system could not be built (see the log above); if packages or"
+                " Node.js could not be fetched, check this machine's network and apt sources"
+            ) from error
+        await self._finish(work, recipe, suite, sources)
+
+    def _check_space(self, recipe: Recipe) -> None:
+        """Say before an hour's work that it cannot end well. Raises RootfsError."""
+        needed_mib = recipe.build_mib
+        if recipe.parent is not None:
+            needed_mib += self.size_bytes(self.digest(recipe.parent)) >> 20
+        free_mib = shutil.disk_usage(self._directory).free >> 20
+        if free_mib < needed_mib:
+            raise RootfsError(
+                f"building template {recipe.name} takes about {needed_mib} MiB of disk and"
+                f" {free_mib} MiB are free in {self._directory}; free some, or choose a larger disk"
+                " with --data-dir"
+            )
+
+    @asynccontextmanager
+    async def _background(self) -> AsyncIterator[Cgroup]:
+        """A control group in which a build gets the processor time that sandboxes leave."""
+        group = Cgroup(self._group)
+        group.create()
+        group.weigh(_BACKGROUND_CPUS)
+        try:
+            yield group
         finally:
-            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            await group.remove()
 
     def _new_directory(self) -> Path:
         # Private to root: it holds set-user-id programs.
@@ -170,20 +187,13 @@ class RootfsStore:
             shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=".new-", dir=self._directory))
 
-    def _hooks(self, recipe: Recipe, work: Path) -> Iterator[str]:
-        """Shell commands mmdebstrap runs on the machine, with the new root in $1."""
-        if recipe.parent is not None and recipe.packages:
-            yield _INSTALL + shlex.join(recipe.packages)
-        if self._authorities and recipe.parent is None:
-            # update-ca-certificates takes one certificate a file.
-            for number, certificate in enumerate(self._authorities):
-                (work / f"machine-{number}.crt").write_text(certificate + "\n")
-            target = '"$1"/usr/local/share/ca-certificates'
-            yield f"mkdir -p {target} && mv {shlex.quote(str(work))}/machine-*.crt {target}/"
-            yield 'chroot "$1" update-ca-certificates'
-        yield f'mv {shlex.quote(str(work / "recipe"))} "$1"/{_RECIPE_DIR}'
-        yield f'ALCOVE_RECIPE_DIR=/{_RECIPE_DIR} chroot "$1" /{_RECIPE_DIR}/provision.sh'
-        yield f'rm -rf "$1"/{_RECIPE_DIR}'
+    def _authority_files(self, work: Path) -> list[Path]:
+        """One certificate a file, as update-ca-certificates takes them."""
+        files = []
+        for number, certificate in enumerate(self._authorities):
+            files.append(work / f"machine-{number}.crt")
+            files[-1].write_text(certificate + "\n")
+        return files
 
     async def _finish(self, work: Path, recipe: Recipe, suite: str, sources: list[str]) -> None:
         root = work / "root"
@@ -219,74 +229,17 @@ def _stage(recipe: Recipe, into: Path) -> None:
         directory.chmod(0o755)
 
 
-async def _copy(start: Path, root: Path) -> None:
+async def _copy(start: Path, root: Path, group: Cgroup) -> None:
     """A root file system to go on from, without what ours has instead of the machine's."""
     await follow(
         ["cp", "-a", "--reflink=auto", str(start), str(root)],
         lambda _: None,
         timeout_s=_TIME_LIMIT_S,
+        background=group.entry_files(),
     )
     # mmdebstrap takes these from the machine, whose network the build uses, unless they are there.
     for name in ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list"):
         (root / name).unlink()
-
-
-async def _mmdebstrap(recipe: Recipe, suite: str, root: Path, hooks: Iterator[str]) -> list[str]:
-    settings = (await run(["apt-config", "dump"])).stdout.splitlines()
-    apt_options = [
-        'APT::Install-Recommends "false";',
-        # The directory is private to root, so apt's own user could not download into it.
-        'APT::Sandbox::User "root";',
-        *filter(_APT_SETTING.match, settings),
-    ]
-    if recipe.parent is None:
-        kind = ["--variant=apt", f"--include={','.join(recipe.packages)}"]
-    else:
-        # What mmdebstrap would include in a root it did not make, it unpacks over all that is
-        # there; a hook has apt install it.
-        kind = ["--variant=custom", "--skip=check/empty"]
-    return [
-        *("mmdebstrap", "--mode=root", "--format=directory", *kind),
-        *(f"--aptopt={option}" for option in apt_options),
-        *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
-        *(f"--customize-hook={hook}" for hook in hooks),
-        *(suite, str(root), "-"),
-    ]
-
-
-async def _environment() -> dict[str, str]:
-    """What mmdebstrap and provision.sh see: how this machine reaches the package indexes."""
-    environment = {
-        "PATH": _SEARCH_PATH,
-        "HOME": "/root",
-        "LANG": "C.UTF-8",
-        "NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt",
-    }
-    for scheme, address in urllib.request.getproxies().items():
-        environment[f"{scheme}_proxy"] = address
-    pip = await run([sys.executable, "-m", "pip", "config", "list"], check=False)
-    for line in pip.stdout.splitlines():
-        setting, _, value = line.partition("=")
-        name = setting.rpartition(".")[2]
-        if name in _PIP_SETTINGS:
-            # Directories of this machine are not there inside the new root.
-            words = [
-                word for word in _literal(value).split() if not word.startswith(("file:", "/"))
-            ]
-            if words:
-                environment[f"PIP_{name.upper().replace('-', '_')}"] = " ".join(words)
-    if shutil.which("npm"):
-        registry = (await run(["npm", "config", "get", "registry"], check=False)).stdout.strip()
-        if registry.startswith("http"):
-            environment["NPM_CONFIG_REGISTRY"] = registry
-    return environment
-
-
-def _literal(text: str) -> str:
-    try:
-        return str(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _settle(root: Path, sources: list[str]) -> None:
@@ -317,20 +270,6 @@ def _bytes_used(root: Path) -> int:
     for directory, _, names in os.walk(root):
         total += sum(os.lstat(f"{directory}/{name}").st_blocks * 512 for name in names)
     return total
-
-
-_NOISE = re.compile(
-    r"(Get:\d|Hit:\d|Selecting |Preparing |Unpacking |Setting up |Processing |\(|rehash: warning"
-    r"|I: (chroot architecture|finding correct|reading sources|running --customize-hook))"
-)
-
-
-def _classify(line: str) -> tuple[str, str]:
-    """Level and text of a line that mmdebstrap, apt, dpkg or provision.sh printed."""
-    if _NOISE.match(line):
-        return "debug", line
-    level = {"W: ": "warn", "E: ": "error"}.get(line[:3], "info")
-    return level, line[3:] if line[:3] in {"I: ", "W: ", "E: "} else line
 
 
 def _suite(machine: apt_sources.Machine, recipe: Recipe) -> str:

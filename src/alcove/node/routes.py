@@ -19,7 +19,8 @@ from alcove import __version__
 from alcove.node.drivers.driver import Driver, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
-from alcove.node.places import Places, memory_available_mib
+from alcove.node.memory import memory_available_mib
+from alcove.node.places import Places
 from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
 from alcove.wire.egress import EgressPolicy

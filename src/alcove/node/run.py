@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,18 @@ async def follow(
     stdin: str = "",
     timeout_s: float,
     env: dict[str, str] | None = None,
+    background: Sequence[Path] = (),
 ) -> None:
     """Run a long command, handing over each line it prints (both outputs) as it comes.
 
+    `background` are the entry files of the control group to run in (cgroups.py): the command then
+    gives way to everything else, and is what the kernel ends first when memory is short.
     Raises CommandError with its last lines on a non-zero exit and on the time limit. The command
     and whatever it started are killed when this call ends early or this process dies.
     """
     process = await asyncio.create_subprocess_exec(
         *_DIES_WITH_US,
+        *(_in_background(background) if background else ()),
         *argv,
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -114,6 +118,12 @@ _DIES_WITH_US = (
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
 _LONGEST_LINE = 4096
+
+
+def _in_background(entry_files: Sequence[Path]) -> list[str]:
+    enter = 'for file in $1; do echo 0 >"$file" || exit; done; shift; exec "$@"'
+    lower = ["choom", "--adjust", "500", "--", "nice", "-n", "15"]
+    return ["sh", "-c", enter, "sh", " ".join(map(str, entry_files)), *lower]
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     places_ready_total: int = Field(default_factory=lambda: 2 * places_for_memory(), ge=0)
     """Prepared places of all images together."""
 
+    templates: str = Field(default="", pattern=r"^([a-z0-9_-]+(,[a-z0-9_-]+)*)?$")
+    """Names of the shipped templates to build, with commas between; empty builds all."""
+
     warm_ready: int = Field(default=2, ge=0)
     """Warm sandboxes (restored, frozen) held at least for each image in demand; 0: for none."""
 

@@ -42,6 +42,9 @@ from alcove.wire.states import BuildState, IdleTier, NodeSandboxState, StopReaso
 AGENT_VERSION = "0.6.13"
 """The version of E2B's in-sandbox agent whose behaviour ours has; clients gate features on it."""
 
+INTERRUPTED = "interrupted"
+"""How the reason of a build begins that the end of its node broke off."""
+
 
 class _Message:
     """to_json/from_json for a flat dataclass; fields unknown to this version are ignored."""
@@ -236,6 +239,8 @@ class ImageReport(_Message):
     agent_version: str = ""
     """Version of the guest agent in the snapshot, what clients call envdVersion."""
     reason: str = ""
+    progress: str = ""
+    """While it is not finished: what is being done, "step: what"."""
     finished_at: float | None = None
     rootfs_bytes: int = 0
     snapshot_bytes: int = 0

@@ -9,7 +9,7 @@ from alcove.wire.states import BuildState
 AT = 1000 * MICROSECONDS
 
 
-def build(state: BuildState, *, ready_at: int | None = None) -> Build:
+def build(state: BuildState, *, ready_at: int | None = None, reason: str = "") -> Build:
     return Build(
         id=BuildId("b"),
         template_id=TemplateId("t"),
@@ -19,7 +19,7 @@ def build(state: BuildState, *, ready_at: int | None = None) -> Build:
         memory_mib=1,
         disk_mib=1,
         envd_version="",
-        reason="",
+        reason=reason,
         created_at=AT,
         updated_at=AT,
         ready_at=ready_at,
@@ -29,6 +29,7 @@ def build(state: BuildState, *, ready_at: int | None = None) -> Build:
 
 FAILED = build(BuildState.ERROR)
 LOST = build(BuildState.ERROR, ready_at=AT)
+STOPPED = build(BuildState.ERROR, reason="interrupted: the node stopped")
 
 
 def test_the_first_build_and_one_that_was_lost_begin_at_once() -> None:
@@ -49,3 +50,11 @@ def test_failures_in_a_row_are_tried_later_and_later_up_to_an_hour() -> None:
         assert moment is not None
         pauses.append((moment - AT) // MICROSECONDS)
     assert pauses == [30, 60, 120, 240, 480, 960, 1920, *[3600] * 13]
+
+
+def test_builds_that_were_interrupted_begin_at_once_but_not_for_ever() -> None:
+    for times in (1, 2, 3):
+        assert next_attempt([*[STOPPED] * times, LOST]) == AT_ONCE
+    moment = next_attempt([STOPPED] * 4)
+    assert moment is not None
+    assert moment > AT

@@ -12,6 +12,7 @@ from alcove.node.drivers.driver import DriverError, Found, Image, Place
 from alcove.node.drivers.fake import FakeDriver
 from alcove.node.errors import NoCapacityError
 from alcove.node.ground import PlainGround, Size
+from alcove.node.memory import snapshot_mib
 from alcove.node.places import Limits, Places
 
 SIZE = Size(2, 512, 1024)
@@ -315,6 +316,31 @@ def test_places_of_one_root_file_system_serve_every_snapshot_of_it(tmp_path):
             assert (await p.places.take(image(), SIZE)).prepared
 
     play(act)
+
+
+def test_what_would_bring_memory_below_the_reserve_is_not_made_warm(tmp_path, monkeypatch):
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "pages.img").write_bytes(b"x" * (10 << 20))
+    heavy = replace(image(), snapshot=snapshot)
+    assert snapshot_mib(heavy) == 10
+
+    async def act(available_mib: int, count: int) -> None:
+        monkeypatch.setattr("alcove.node.places.memory_available_mib", lambda: available_mib)
+        limits = Limits(50, 0, 0, 0.0, 0, 1, warm_per_image=2, warm_total=4)
+        places = Places(AwkwardGround(tmp_path), SnapshotlessDriver(), limits)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(places.run())
+            places.want(heavy, SIZE)
+            await turns(lambda: len(places.warm) == count)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(places.warm) == count
+            await places.close()
+            work.cancel()
+
+    play(lambda: act(11, 0))
+    play(lambda: act(12, 2))
 
 
 def test_short_of_memory_warm_sandboxes_are_given_up(tmp_path, monkeypatch):

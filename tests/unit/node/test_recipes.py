@@ -98,6 +98,16 @@ def test_a_name_for_two_recipes_is_refused(tmp_path: Path) -> None:
         write(tmp_path, GOOD, "added").all()
 
 
+def test_a_node_may_build_some_of_them_only(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    write(tmp_path, child("mine"), "added")
+    recipes = Recipes(tmp_path, frozenset({"added"}))
+    assert [recipe.name for recipe in recipes.all()] == ["added"]
+    assert recipes.get("added").parent is not None
+    with pytest.raises(UnknownRecipeError, match="this node has added"):
+        recipes.get("mine")
+
+
 def test_the_files_that_matter(tmp_path: Path) -> None:
     recipe = write(tmp_path, GOOD).get("mine")
     for name in ("server/app.py", "server/__pycache__/app.cpython-311.pyc", "start.sh", "a.pyc"):

@@ -41,20 +41,22 @@ def floors(installation: Installation, runs: int) -> list[Series]:
     return asyncio.run(_floors(base_image(installation), runs))
 
 
-def base_image(installation: Installation) -> Image:
-    """The newest finished build of the base template, as the node stored it."""
+def base_image(installation: Installation, recipe: str = "base") -> Image:
+    """The newest finished build of a shipped template, as the node stored it."""
     builds = installation.data_dir / "images" / "builds"
     ready = [
         record | {"directory": file.parent}
         for file in builds.glob("*/image.json")
         if (record := json.loads(file.read_text()))["state"] == "ready"
-        and record["spec"]["recipe"] == "base"
+        and record["spec"]["recipe"] == recipe
     ]
+    if not ready:
+        raise RuntimeError(f"there is no finished build of {recipe}; see `alcove status`")
     newest = max(ready, key=lambda record: record["finished_at"])
     spec = newest["spec"]
     return Image(
         build_id=spec["build_id"],
-        rootfs=RootfsStore(installation.data_dir, "").path(newest["rootfs"]),
+        rootfs=RootfsStore(installation.data_dir, "", "").path(newest["rootfs"]),
         agent=installation.data_dir / "agent" / newest["agent"],
         snapshot=newest["directory"] / "snapshot",
         vcpu_count=spec["vcpu_count"],

@@ -169,6 +169,7 @@ class FakeNode:
                 vcpu_count=spec.vcpu_count,
                 memory_mib=spec.memory_mib,
                 disk_mib=spec.disk_mib,
+                progress="snapshot: snapshot done",
             )
             if self.build_at_once:
                 self.finish_build(spec.build_id)

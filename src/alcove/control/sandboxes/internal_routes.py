@@ -18,7 +18,6 @@ from alcove.control.sandboxes.routes import ResumesService, SandboxIdOf
 from alcove.control.teams.auth import Cluster
 from alcove.control.templates.attempts import AT_ONCE
 from alcove.control.templates.service import Shipped, Templates
-from alcove.control.templates.store import Build
 from alcove.wire.states import BuildState, SandboxState
 
 router = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Cluster])
@@ -137,23 +136,8 @@ async def _template_json(templates: Templates, entry: Shipped) -> dict[str, Any]
         "usable": entry.usable,
         "reason": build.reason,
         "begun_at": rfc3339(build.created_at),
-        "progress": await _progress(templates, build),
+        "progress": await templates.progress(build) or build.reason,
     }
-
-
-async def _progress(templates: Templates, build: Build) -> str:
-    """How far a build is, or why it ended; nothing to say of one that is ready."""
-    match build.state:
-        case BuildState.READY:
-            return ""
-        case BuildState.ERROR:
-            return build.reason
-        case _:
-            entries = await templates.log_of(build)
-            if not entries:
-                return ""
-            step = entries[-1].fields.get("step")
-            return f"{step}: {entries[-1].message}" if step else entries[-1].message
 
 
 def _name(entry: Shipped) -> str:

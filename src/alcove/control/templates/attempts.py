@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from alcove.control.clock import MICROSECONDS
 from alcove.control.templates.store import Build
+from alcove.wire.node import INTERRUPTED
 from alcove.wire.states import BuildState
 
 AT_ONCE = 0
 _FIRST_PAUSE_US = 30 * MICROSECONDS
 _LONGEST_PAUSE_US = 3600 * MICROSECONDS
+_INTERRUPTIONS_FORGIVEN = 3
 
 
 def next_attempt(builds: Sequence[Build]) -> int | None:
@@ -23,6 +25,9 @@ def next_attempt(builds: Sequence[Build]) -> int | None:
         if build.state is not BuildState.ERROR or build.ready_at is not None:
             break
         failures += 1
+    if newest.reason.startswith(INTERRUPTED) and failures <= _INTERRUPTIONS_FORGIVEN:
+        # Somebody stopped Alcove meanwhile. More often, and it may be what stops it.
+        return AT_ONCE
     if failures == 0:
         # It was ready and was lost: there is no reason to think that it cannot be built.
         return AT_ONCE

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alcove.control.clock import now_us
+from alcove.control.clock import MICROSECONDS, now_us
 from alcove.control.db import Database, Tx
 from alcove.control.errors import (
     ConflictError,
@@ -25,6 +25,7 @@ from alcove.wire.states import BuildState
 
 _NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([A-Za-z0-9_.-]+)(?::([A-Za-z0-9_.-]+))?\Z")
 _MAX_NAME_LENGTH = 256
+_MAX_PROGRESS_LENGTH = 200
 
 
 class TemplateNotReadyError(ConflictError):
@@ -90,11 +91,25 @@ class Templates:
 
     async def explain(self, error: TemplateNotReadyError) -> TemplateNotReadyError:
         """The same error with how far the build is. Not for use inside a transaction."""
-        entries = await self.log_of(error.build) if error.build is not None else []
-        if not entries:
+        if error.build is None:
             return error
-        where = entries[-1].fields.get("step") or entries[-1].message
-        return TemplateNotReadyError(f"{error.message} (step {where[:100]})", error.build)
+        progress = (await self.progress(error.build))[:_MAX_PROGRESS_LENGTH]
+        since_s = max(0, self._clock() - error.build.created_at) // MICROSECONDS
+        return TemplateNotReadyError(
+            f"{error.message} ({progress or 'waiting for the node'}; begun {since_s} s ago). "
+            "Create it again once `alcove status` shows the template as ready",
+            error.build,
+        )
+
+    async def progress(self, build: Build) -> str:
+        """What is being done for a build; empty for a finished one, and while the node is away."""
+        if build.state in {BuildState.READY, BuildState.ERROR}:
+            return ""
+        try:
+            image = await self._nodes.client(build.node_id).image(build.id)
+        except NodeError:
+            return ""
+        return "" if image is None else image.progress
 
     async def find_alias(self, caller: Caller, alias: str) -> Template:
         async with self._db.reading() as tx:
@@ -157,10 +172,14 @@ class Templates:
 
     async def log_of(self, build: Build) -> list[LogEntry]:
         """What the machine says of a build; nothing while the machine is away."""
+        client = self._nodes.client(build.node_id)
+        entries: list[LogEntry] = []
         try:
-            return await self._nodes.client(build.node_id).image_logs(build.id, 0)
+            while page := await client.image_logs(build.id, entries[-1].sequence if entries else 0):
+                entries += page
         except NodeError:
             return []
+        return entries
 
     async def shipped(self) -> list[Shipped]:
         """How it goes with the templates that ship with Alcove, whether or not a node is there."""
