@@ -53,6 +53,7 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("POST", "/v1/sandboxes/{sandbox_id}/checkpoints"): Access.OWNER,
     ("DELETE", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint:path}"): Access.OWNER,
     ("POST", "/v1/sandboxes/{sandbox_id}/rollback"): Access.OWNER,
+    ("POST", "/v1/sandboxes/{sandbox_id}/execute"): Access.OWNER,
     ("PUT", "/sandboxes/{sandbox_id}/network"): Access.OWNER,
     ("GET", "/sandboxes/{sandbox_id}/metrics"): Access.TEAM,
     ("GET", "/sandboxes/{sandbox_id}/logs"): Access.TEAM,
@@ -114,7 +115,7 @@ async def call(
     path = path.replace("{checkpoint:path}", UUID)
     path = path.replace("{sandbox_id}", sandbox_id).replace("{key_id}", key_id)
     path = path.replace("{build_id}", UUID)
-    body = {"templateID": "base", "name": "x", "timeout": 60, "checkpoint": UUID}
+    body = {"templateID": "base", "name": "x", "timeout": 60, "checkpoint": UUID, "code": "1"}
     answer = await world.http.request(
         method, path, json=None if method in {"GET", "DELETE"} else body, headers=headers
     )

@@ -33,6 +33,7 @@ class Api:
         path: str,
         body: dict[str, Any] | None = None,
         params: dict[str, str | int] | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> httpx.Response:
         """Raises CliError for every answer but a success."""
         try:
@@ -42,7 +43,7 @@ class Api:
                 json=body,
                 params=params,
                 headers={"X-API-Key": self.key},
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
                 trust_env=False,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -3,7 +3,7 @@
 import click
 
 from alcove import __version__
-from alcove.cli import branches
+from alcove.cli import branches, execute
 from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
@@ -39,6 +39,7 @@ for command in (
     node_group,
 ):
     main.add_command(command)
+sandbox_group.add_command(execute.run_command)
 for command in branches.COMMANDS:
     sandbox_group.add_command(command)
 

@@ -28,8 +28,10 @@ from alcove.control.events import routes as event_routes
 from alcove.control.loops import Loops
 from alcove.control.nodes.client import HttpNode, NodeClient
 from alcove.control.nodes.service import Nodes
+from alcove.control.nodes.tunnels import Tunnels
 from alcove.control.sandboxes import (
     activity_routes,
+    execute_routes,
     fork_routes,
     internal_routes,
     lineage,
@@ -39,6 +41,7 @@ from alcove.control.sandboxes import (
 from alcove.control.sandboxes import routes as sandbox_routes
 from alcove.control.sandboxes.checkpoints import Checkpoints
 from alcove.control.sandboxes.context import Context, no_checkpoint
+from alcove.control.sandboxes.executions import Executions
 from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.kept import KeptStates
@@ -86,6 +89,7 @@ class Parts:
     checkpoints: Checkpoints
     pauses: Pauses
     resumes: Resumes
+    executions: Executions
     forks: Forks
     rollbacks: Rollbacks
     resets: Resets
@@ -162,6 +166,7 @@ def _assemble(
         sandboxes=sandboxes,
         pauses=pauses,
         resumes=resumes,
+        executions=Executions(sandboxes, resumes, Tunnels(key)),
         checkpoints=Checkpoints(context),
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         rollbacks=Rollbacks(context, sandboxes),
@@ -269,6 +274,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(sandbox_routes.router)
     app.include_router(fork_routes.router)
     app.include_router(v1_routes.router)
+    app.include_router(execute_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
     app.include_router(event_routes.router)

@@ -89,6 +89,8 @@ class ErrorCode(StrEnum):
     SNAPSHOT_INCOMPATIBLE = "snapshot_incompatible"
     SNAPSHOT_IN_USE = "snapshot_in_use"
     POLICY_NOT_SET = "egress_policy_not_set"
+    NO_INTERPRETER = "no_code_interpreter"
+    EXECUTION_CUT_OFF = "execution_cut_off"
     NOT_AVAILABLE = "not_available"
     INTERNAL = "internal_server_error"
 
