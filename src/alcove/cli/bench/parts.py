@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from alcove.cli.bench import client, floor, forking, machine, pausing, waking
+from alcove.cli.bench import client, floor, forking, interpreter, machine, pausing, waking
 from alcove.cli.bench.series import Series
 from alcove.cli.bench.workbench import Workbench
 
 PARTS = (
     "tti", "floors", "pool", "pause", "fork", "stop", "rollback", "wake", "tiers",
-    "exec", "hops", "files", "burst", "cost", "rest",
+    "exec", "hops", "files", "burst", "cost", "rest", "interpreter",
 )  # fmt: skip
 QUICK_RUNS = 8
 SIZES_MB = (0, 50, 200, 400)
@@ -40,6 +40,7 @@ def work(bench: Workbench, runs: int, *, quick: bool) -> dict[str, Callable[[], 
         "burst": client.bursts,
         "cost": lambda: machine.create_cost(runs),
         "rest": lambda: machine.at_rest(installation, 8),
+        "interpreter": lambda: interpreter.interpreter(bench, runs),
     }
 
 
@@ -56,6 +57,9 @@ def ratios(rows: list[dict[str, Any]]) -> list[str]:
     times = [
         ("tti", "floor: runsc restore"),
         ("tti", "floor: runsc run + exec"),
+        ("first run_code, pool missed", "floor: runsc restore and 1+1"),
+        ("first run_code, warm", "floor: runsc restore and 1+1"),
+        ("run_code", "floor: jupyter_client inside"),
         *((f"resume to health, {size}", f"floor: runsc restore, {size}") for size in restore),
         *((f"resume, {size}", f"floor: runsc restore, {size}") for size in restore),
         *((f"pause, {size}", f"floor: runsc checkpoint, {size}") for size in restore),

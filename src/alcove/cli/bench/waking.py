@@ -29,7 +29,7 @@ def warm_pool(bench: Workbench, runs: int) -> list[Series]:
     overall = Series("tti, one after the other", "ms", note="no rest between kill and create")
     ratio = Series("warm hits, one after the other", "%")
     for _ in range(runs):
-        _wait_for_warm(bench)
+        wait_for_warm(bench)
         tti, created, warm = _first_command(bench)
         (hit if warm else miss).extend(tti)
         if warm:
@@ -95,19 +95,24 @@ def _first_command(bench: Workbench) -> tuple[Series, Series, bool]:
     """One create with its first command; whether the pool had it."""
     tti, create = Series("tti", "ms"), Series("create", "ms")
     nonce = secrets.token_hex(8)
-    before = bench.node_metrics()[_WARM_TAKEN]
+    before = warm_taken(bench)
     sandbox = None
     with milliseconds(tti):
         with milliseconds(create):
             sandbox = bench.sandbox()
         expect("echo", sandbox.commands.run(f"echo {nonce}").stdout, f"{nonce}\n")
-    warm = bench.node_metrics()[_WARM_TAKEN] > before
+    warm = warm_taken(bench) > before
     if sandbox is not None:
         sandbox.kill()
     return tti, create, warm
 
 
-def _wait_for_warm(bench: Workbench) -> None:
+def warm_taken(bench: Workbench) -> float:
+    """How many starts the pool has served."""
+    return bench.node_metrics()[_WARM_TAKEN]
+
+
+def wait_for_warm(bench: Workbench) -> None:
     """Until the pool has one, or too long; it tells nobody, so it is asked."""
     deadline = time.monotonic() + REFILL_LIMIT_S
     while not bench.node_metrics()[_WARM_WAITING] and time.monotonic() < deadline:
