@@ -48,8 +48,18 @@ def spawn(work: Coroutine[Any, Any, _T], *, name: str) -> asyncio.Task[_T]:
 
 
 async def shielded(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
-    """Await `work`; if the caller is cancelled, `work` still runs to its end."""
-    return await asyncio.shield(spawn(work, name=name))
+    """Await `work`; if the caller is cancelled, `work` still runs to its end.
+
+    What it raises is the caller's to handle, and is logged only when the caller is gone.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _alive.add(task)
+    task.add_done_callback(_alive.discard)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_done)
+        raise
 
 
 async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:

@@ -4,7 +4,8 @@
 
 Each worker owns a few sandboxes, remembers what each must hold, and looks after every step. Steps
 that meet a fault may fail, but must leave the sandbox as it was or as it was to become. A cycle is
-a pause with its resume, a fork, a checkpoint, a rollback, or a sandbox made from a snapshot.
+a pause with its resume, asked for or by the end of its time and traffic, a fork, a checkpoint, a
+rollback, or a sandbox made from a snapshot.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from system.soak_report import Report
 SANDBOXES, CHECKPOINTS, CHILDREN = 3, 3, 3
 LIFE_S, UNKNOWN_LIFE_S = 36_000, 600
 PATIENCE_S = 90.0
+WAKES = {"autoPause": True, "autoResume": {"enabled": True}}
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         cycles = {
             self._pause_and_resume: 8,
+            self._expire_and_wake: 2,
             self._fork: 3,
             self._checkpoint: 3,
             self._roll_back: 3,
@@ -111,7 +113,8 @@ class Worker(threading.Thread):
     def _make_enough(self) -> None:
         while len(self._kept) < SANDBOXES:
             begun = time.monotonic()
-            body = {"templateID": "base", "timeout": UNKNOWN_LIFE_S} | self._guest.create_fields()
+            body = {"templateID": "base", "timeout": UNKNOWN_LIFE_S, **WAKES}
+            body |= self._guest.create_fields()
             answer = self.api.call("POST", "/v2/sandboxes", body)
             if not answer.good:
                 self._expect_excuse(begun, "create", answer)
@@ -137,6 +140,23 @@ class Worker(threading.Thread):
         if self._chance.random() < 0.7:
             time.sleep(self._chance.uniform(0, 0.5))
             self._bring_up(sandbox)
+
+    def _expire_and_wake(self, sandbox: Kept) -> None:
+        """Its time is over, which pauses it; the next request to one of its ports is answered."""
+        self._bring_up(sandbox)
+        if sandbox not in self._kept:
+            return
+        begun = time.monotonic()
+        answer = self.api.call("POST", f"/sandboxes/{sandbox.id}/timeout", {"timeout": 0})
+        if not answer.good:
+            self._expect_excuse(begun, "end of its time", answer)
+        time.sleep(self._chance.uniform(0, 1.5))
+        try:
+            self._compare(sandbox, (sandbox.contents,))
+        except UnreachableError as error:
+            self._lose(sandbox, str(error))
+            return
+        self._bring_up(sandbox)
 
     def _pause(self, sandbox: Kept, *, memory: bool) -> bool:
         self._bring_up(sandbox)
