@@ -1,0 +1,19 @@
+#!/bin/sh
+# The template's start command: runs the code interpreter's server as root, and runs it again when it
+# ends. The server restarts kernels; nothing but this script has to live for all of it to recover.
+set -u
+here=/opt/code-interpreter
+if [ "$(id -u)" -ne 0 ]; then
+    exec sudo -n -- "$0"
+fi
+cd "$here" || exit 1
+export HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+unset SUDO_COMMAND SUDO_USER SUDO_UID SUDO_GID MAIL
+log=/var/log/code-interpreter.log
+while :; do
+    # What the last life said is kept, not everything that was ever said.
+    [ -f "$log" ] && mv -f "$log" "$log.1"
+    "$here/venv/bin/python" -m server uvicorn main:app --host 0.0.0.0 --port 49999 >"$log" 2>&1 </dev/null
+    sleep 0.5
+done
