@@ -227,7 +227,9 @@ def test_a_kernel_that_dies_is_reported_and_replaced(
     world: Interpreter, context: str, end: str
 ) -> None:
     world.execute("elsewhere = 1")
-    died = world.execute(f"import os\nprint('before', flush=True)\n{end}", context_id=context)
+    # ZeroMQ sends from a thread of its own, which must come to it before the process ends.
+    code = f"import os, time\nprint('before', flush=True)\ntime.sleep(1)\n{end}"
+    died = world.execute(code, context_id=context)
     assert died.stdout == "before\n"
     assert died.error == {
         "type": "error",

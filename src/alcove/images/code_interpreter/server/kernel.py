@@ -33,6 +33,7 @@ _SUBSCRIBED_S = 0.3
 _LAST_WORDS_S = 0.05
 _LOST_OUTPUT_S = 5.0
 _BEHIND_S = 0.5
+_OURS = ("MALLOC_", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE")
 _SAID_BYTES = 4096
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -46,19 +47,6 @@ ABORTED = messages.error("ExecutionAborted", "Execution was aborted")
 
 class KernelError(Exception):
     """A kernel did not start, or is gone; the message is for the client."""
-
-
-class _Manager(AsyncKernelManager):
-    """jupyter_client's, which also reaches kernels that join paths like TCP addresses."""
-
-    colon = False
-
-    def _make_url(self, channel: str) -> str:
-        url = super()._make_url(channel)
-        if self.colon and self.transport == "ipc":
-            path, _, number = url.rpartition("-")
-            return f"{path}:{number}"
-        return url
 
 
 class Workshop:
@@ -107,14 +95,13 @@ class Kernel:
         self._said = bytearray()
         self._tasks: list[asyncio.Task[None]] = []
         installed = workshop.installed()
-        self._manager = _Manager(
+        self._manager = AsyncKernelManager(
             kernel_name=next(name for name in language.kernels if name in installed),
             kernel_spec_manager=workshop.specs,
             context=workshop.sockets,
-            transport="tcp" if language.address == "tcp" else "ipc",
+            transport=language.transport,
             connection_file=str(self._file),
         )
-        self._manager.colon = language.address == "ipc:"
         # It remembers what it has checked: 65536 signatures, 6 MB a kernel.
         self._manager.session.digest_history_size = 1024
         self._shell: Inbox
@@ -145,7 +132,7 @@ class Kernel:
         try:
             await self._manager.start_kernel(
                 cwd=self._cwd,
-                env=os.environ | {"PWD": self._cwd},
+                env=_environ(self._cwd),
                 # Not one of ours to look after: such a kernel would look for us every second.
                 independent=True,
                 stdin=nothing,
@@ -354,7 +341,7 @@ class Kernel:
 
     async def _hear_again(self, run: Run) -> None:
         """ZeroMQ hangs up on a piece that is too large, and never calls again by itself."""
-        url = self._manager._make_url("iopub")  # noqa: SLF001 -- our own subclass's
+        url = str(self._manager._make_url("iopub"))  # noqa: SLF001 -- nothing public tells it
         with contextlib.suppress(zmq.ZMQError):
             self._iopub.socket.disconnect(url)
         self._iopub.socket.connect(url)
@@ -387,3 +374,9 @@ class Kernel:
 
     def _caught_up(self) -> None:
         self.let_go("behind")
+
+
+def _environ(cwd: str) -> dict[str, str]:
+    """The variables of this process, without those that start.sh gives to it alone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return kept | {"PWD": cwd}

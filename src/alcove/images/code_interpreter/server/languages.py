@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Address = Literal["ipc-", "ipc:", "tcp"]
-"""How a kernel puts its socket's path together: `path-1` as jupyter_client, `path:1` as kernels
-that join every address like a TCP one; `tcp` where the kernel's ZeroMQ has no unix sockets."""
+Transport = Literal["ipc", "tcp"]
+"""Unix sockets where the kernel's ZeroMQ has them: an open TCP connection makes every snapshot of
+the sandbox slower (docs/rfd/0015)."""
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -21,7 +21,7 @@ class Language:
     name: str
     kernels: tuple[str, ...]
     """Names of kernelspecs, best first."""
-    address: Address
+    transport: Transport
     set_variables: Callable[[Mapping[str, str]], str]
     unset_variable: Callable[[str], str]
     variable: re.Pattern[str] | None = None
@@ -90,24 +90,24 @@ TABLE: Mapping[str, Language] = {
         Language(
             "python",
             ("python3",),
-            "ipc-",
+            "ipc",
             _python_set,
             lambda name: f"__import__('os').environ.pop({name!r}, None)",
         ),
-        Language("javascript", ("javascript",), "tcp", _set_in_node, _unset_in_node),
-        Language("typescript", ("typescript", "javascript"), "tcp", _set_in_node, _unset_in_node),
+        Language("javascript", ("javascript",), "ipc", _set_in_node, _unset_in_node),
+        Language("typescript", ("typescript", "javascript"), "ipc", _set_in_node, _unset_in_node),
         Language(
             "bash",
             ("bash",),
-            "ipc-",
+            "ipc",
             _lines(lambda name, value: f"export {name}={shlex.quote(value)}"),
             lambda name: f"unset {name}",
             _SHELL_NAME,
         ),
         Language(
             "r",
-            ("ir", "r"),
-            "tcp",
+            ("ir",),
+            "ipc",
             _lines(
                 lambda name, value: (
                     f"invisible(do.call(Sys.setenv, "
