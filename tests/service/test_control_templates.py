@@ -32,7 +32,7 @@ async def live(world: World) -> list[str]:
 
 
 def newest_image(node: FakeNode) -> BuildId:
-    return list(node.images)[-1]
+    return list(node.built)[-1]
 
 
 def test_a_template_being_built_says_how_far_it_is(in_world: InWorld) -> None:
@@ -54,7 +54,7 @@ def test_a_template_being_built_says_how_far_it_is(in_world: InWorld) -> None:
         [shown] = status["templates"]
         assert (shown["aliases"], shown["state"]) == (["base"], "building")
         assert shown["progress"] == "snapshot: snapshot done"
-        assert len(world.node.images) == 1
+        assert len(world.node.built) == 1
         world.node.finish_build(newest_image(world.node))
         await step(world)
         assert (await only_template(world))["buildStatus"] == "ready"
@@ -105,10 +105,10 @@ def test_a_failed_build_is_told_and_tried_again_later_and_later(in_world: InWorl
             assert entry["progress"] == "no disk"
             world.clock.forward(pause_s - 1)
             await step(world)
-            assert len(world.node.images) == builds
+            assert len(world.node.built) == builds
             world.clock.forward(2)
             await step(world)
-            assert len(world.node.images) == builds + 1
+            assert len(world.node.built) == builds + 1
         template = await only_template(world)
         assert template["buildCount"] == 4
         path = f"/templates/{template['templateID']}"
@@ -128,12 +128,12 @@ def test_a_failed_build_is_told_and_tried_again_later_and_later(in_world: InWorl
 
 def test_a_stale_image_serves_until_its_successor_is_ready(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        [old] = world.node.images
-        world.node.images[old] = replace(world.node.images[old], stale=True)
+        [old] = world.node.built
+        world.node.built[old] = replace(world.node.built[old], stale=True)
         world.node.build_at_once = False
         await step(world)
         await step(world)
-        assert len(world.node.images) == 2
+        assert len(world.node.built) == 2
         assert world.node.specs[await world.create()].build_id == old  # type: ignore[index]
         status = (await world.http.get("/internal/status", headers=world.cluster)).json()
         [shown] = status["templates"]
@@ -143,7 +143,7 @@ def test_a_stale_image_serves_until_its_successor_is_ready(in_world: InWorld) ->
         await step(world)
         await step(world)
         assert world.node.specs[await world.create()].build_id == new  # type: ignore[index]
-        assert len(world.node.images) == 2
+        assert len(world.node.built) == 2
 
     in_world(scenario)
 
@@ -152,9 +152,9 @@ def test_an_image_of_another_driver_version_is_rebuilt_and_creates_are_told(
     in_world: InWorld,
 ) -> None:
     async def scenario(world: World) -> None:
-        [old] = world.node.images
+        [old] = world.node.built
         running = await world.create()
-        world.node.images[old] = replace(world.node.images[old], stale=True, restorable=False)
+        world.node.built[old] = replace(world.node.built[old], stale=True, restorable=False)
         world.node.build_at_once = False
 
         async def refused() -> str:
@@ -174,19 +174,19 @@ def test_an_image_of_another_driver_version_is_rebuilt_and_creates_are_told(
         await step(world)
         await step(world)
         assert world.node.specs[await world.create()].build_id != old  # type: ignore[index]
-        assert len(world.node.images) == 2
+        assert len(world.node.built) == 2
 
     in_world(scenario)
 
 
 def test_a_lost_image_is_built_anew(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        world.node.images.clear()
+        world.node.built.clear()
         world.node.build_at_once = False
         await step(world)
         answer = await world.http.post("/v2/sandboxes", json={"templateID": "base"})
         assert answer.status_code == 409
-        [build] = world.node.images
+        [build] = world.node.built
         world.node.finish_build(build)
         await step(world)
         await world.create()
@@ -201,12 +201,12 @@ def test_a_node_away_or_forgetful_changes_nothing_for_good(in_world: InWorld) ->
         world.node.reachable = False
         await step(world)
         world.node.reachable = True
-        world.node.images.clear()
+        world.node.built.clear()
         await step(world)
         await step(world)
         # The same build was ordered again, not another one.
         assert (await only_template(world))["buildCount"] == 1
-        assert len(world.node.images) == 1
+        assert len(world.node.built) == 1
 
     in_world(scenario, with_template=False)
 
@@ -334,6 +334,6 @@ def test_pages_of_templates(in_world: InWorld) -> None:
             if not token:
                 break
         assert names == ["base", "code-interpreter", "desktop"]
-        assert all(image.state is BuildState.READY for image in world.node.images.values())
+        assert all(image.state is BuildState.READY for image in world.node.built.values())
 
     in_world(scenario)

@@ -94,15 +94,23 @@ class BodyLimit:
     """
 
     def __init__(
-        self, app: ASGIApp, limit_bytes: int, silence_s: float = 10.0, total_s: float = 30.0
+        self,
+        app: ASGIApp,
+        limit_bytes: int,
+        silence_s: float = 10.0,
+        total_s: float = 30.0,
+        besides: str = "",
     ) -> None:
+        """`besides`: begin of the paths that look after themselves."""
+        self._besides = besides
         self._app = app
         self._limit_bytes = limit_bytes
         self._silence_s = silence_s
         self._total_s = total_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        unlimited = self._besides and scope.get("path", "").startswith(self._besides)
+        if scope["type"] != "http" or unlimited:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")

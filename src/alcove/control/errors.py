@@ -5,7 +5,10 @@ ControlError (500)
 ├── UnauthenticatedError      401  no key, or not a valid one
 ├── ForbiddenError            403  it exists and is not yours
 ├── NotFoundError             404  it does not exist, or may not be known to
+├── TooSlowError              408  the body did not come in time
 ├── ConflictError             409  its state forbids it
+├── LengthRequiredError       411  the body comes without its length
+├── TooLargeError             413  the body is larger than allowed
 ├── IdempotencyMismatchError  422  the key was used with another body
 ├── LimitReachedError         429  the team may not have more
 ├── CreateFailedError         500  a sandbox did not start; nothing of it is left
@@ -73,9 +76,24 @@ class NotFoundError(ControlError):
     error_code = ErrorCode.NOT_FOUND
 
 
+class TooSlowError(ControlError):
+    status = 408
+    error_code = ErrorCode.TOO_SLOW
+
+
 class ConflictError(ControlError):
     status = 409
     error_code = ErrorCode.CONFLICT
+
+
+class LengthRequiredError(ControlError):
+    status = 411
+    error_code = ErrorCode.INVALID_REQUEST
+
+
+class TooLargeError(ControlError):
+    status = 413
+    error_code = ErrorCode.TOO_LARGE
 
 
 class IdempotencyMismatchError(ControlError):

@@ -12,18 +12,10 @@ from alcove.control.errors import NotAvailableError
 from alcove.control.teams.auth import CallerOf
 
 _LATER: tuple[tuple[str, str, str], ...] = (
-    ("POST", "/v3/templates", "template builds"),
-    ("POST", "/v2/templates/{template_id}/builds/{build_id}", "template builds"),
-    ("GET", "/templates/{template_id}/files/{hash}", "template builds"),
-    ("POST", "/templates/tags", "template tags"),
-    ("DELETE", "/templates/tags", "template tags"),
-    ("GET", "/templates/{template_id}/tags", "template tags"),
     ("POST", "/templates", "template builds of the first version"),
     ("POST", "/v2/templates", "template builds of the first version"),
     ("POST", "/templates/{template_id}", "template builds of the first version"),
     ("POST", "/templates/{template_id}/builds/{build_id}", "template builds of the first version"),
-    ("PATCH", "/v2/templates/{template_id}", "changes of templates"),
-    ("PATCH", "/templates/{template_id}", "changes of templates"),
     ("POST", "/volumes", "volumes"),
     ("GET", "/volumes", "volumes"),
     ("GET", "/volumes/{volume_id}", "volumes"),

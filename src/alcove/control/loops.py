@@ -14,6 +14,7 @@ from alcove.control.sandboxes.reconcile import SandboxReconciler
 from alcove.control.sandboxes.retention import Retention
 from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.teams.service import Teams
+from alcove.control.templates.build_reconcile import BuildReconciler
 from alcove.control.templates.reconcile import TemplateReconciler
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import NodeEvent
@@ -37,6 +38,8 @@ class Loops:
         nodes: Nodes,
         teams: Teams,
         templates: TemplateReconciler,
+        builds: BuildReconciler,
+        builds_changed: asyncio.Event,
         sandboxes: SandboxReconciler,
         snapshots: SnapshotReconciler,
         snapshots_changed: asyncio.Event,
@@ -47,11 +50,14 @@ class Loops:
     ) -> None:
         """`deadlines_changed`: a sandbox may end sooner than the expiry loop thought.
 
-        `snapshots_changed`: a snapshot may no longer be needed.
+        `snapshots_changed`: a snapshot may no longer be needed. `builds_changed`: a machine has a
+        template build to begin or to end.
         """
         self._nodes = nodes
         self._teams = teams
         self._templates = templates
+        self._builds = builds
+        self._builds_changed = builds_changed
         self._sandboxes = sandboxes
         self._snapshots = snapshots
         self._snapshots_changed = snapshots_changed
@@ -74,6 +80,8 @@ class Loops:
                 every(_RECONCILE_S, self._templates.step, wake=self._look_at_templates),
                 name="templates",
             ),
+            spawn(every(_RECONCILE_S, self._builds.step, wake=self._builds_changed), name="builds"),
+            spawn(every(_STRANGERS_S, self._builds.clean), name="strange builds"),
             spawn(
                 every(_RECONCILE_S, self._snapshots.step, wake=self._snapshots_changed),
                 name="snapshots",
@@ -99,6 +107,7 @@ class Loops:
         await self._nodes.refresh()
         if not were_ready and not self._nodes.problems():
             self._look_at_templates.set()
+            self._builds_changed.set()
             self._look_at_sandboxes.set()
 
     async def _expire(self) -> None:
@@ -136,11 +145,13 @@ class Loops:
                 await self._nodes.refresh()
                 self._look_at_sandboxes.set()
                 self._look_at_templates.set()
+                self._builds_changed.set()
             case "sandbox.stopped":
                 await self._sandboxes.observe(SandboxId(event.subject))
             case "sandbox.idle":
                 await self._sandboxes.idle(SandboxId(event.subject), event.at)
             case "image.ready" | "image.failed":
                 self._look_at_templates.set()
+                self._builds_changed.set()
             case _:
                 pass

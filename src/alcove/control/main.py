@@ -11,19 +11,14 @@ from typing import Any
 
 import structlog
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import Response
+from fastapi import FastAPI
 
 from alcove import telemetry
 from alcove._version import __version__
-from alcove.control import later, probes
-from alcove.control.api import json_response
+from alcove.control import later, probes, problems
 from alcove.control.asgi import BodyLimit, Cors, HeadLimitedProtocol, RequestLog
 from alcove.control.clock import DAY_US, now_us
 from alcove.control.db import Database, DatabaseUnusableError, prepare
-from alcove.control.errors import ControlError
 from alcove.control.events import routes as event_routes
 from alcove.control.loops import Loops
 from alcove.control.nodes.client import HttpNode, NodeClient
@@ -62,10 +57,15 @@ from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams import routes as team_routes
 from alcove.control.teams.auth import cluster_key
 from alcove.control.teams.service import Teams
+from alcove.control.templates import build_routes, tag_routes
 from alcove.control.templates import routes as template_routes
+from alcove.control.templates.build_reconcile import BuildReconciler
+from alcove.control.templates.builds import BuildLimits, Builds
+from alcove.control.templates.files import BuildFiles
 from alcove.control.templates.reconcile import TemplateReconciler
 from alcove.control.templates.service import Templates
-from alcove.wire.errors import ErrorCode, Problem
+from alcove.control.templates.tags import Tags
+from alcove.storage import Storage
 
 _log = structlog.get_logger()
 
@@ -84,6 +84,10 @@ class Parts:
     nodes: Nodes
     teams: Teams
     templates: Templates
+    builds: Builds
+    build_files: BuildFiles
+    tags: Tags
+    public_url: str
     snapshots: Snapshots
     sandboxes: Sandboxes
     checkpoints: Checkpoints
@@ -98,6 +102,7 @@ class Parts:
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
     template_reconciler: TemplateReconciler
+    build_reconciler: BuildReconciler
     snapshot_reconciler: SnapshotReconciler
     kept_states: KeptStates
     sampler: Sampler
@@ -109,6 +114,8 @@ class Parts:
             nodes=self.nodes,
             teams=self.teams,
             templates=self.template_reconciler,
+            builds=self.build_reconciler,
+            builds_changed=self.builds.changed,
             sandboxes=self.sandbox_reconciler,
             snapshots=self.snapshot_reconciler,
             snapshots_changed=self.snapshots.changed,
@@ -140,8 +147,8 @@ def build_app(
     for field in fields(parts):
         setattr(app.state, field.name, getattr(parts, field.name))
     _add_routes(app)
-    _add_errors(app)
-    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    problems.add_answers(app)
+    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES, besides=build_routes.UPLOADS)
     app.add_middleware(Cors)
     app.add_middleware(RequestLog)
     _describe(app)
@@ -156,18 +163,24 @@ def _assemble(
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
+    files = _build_files(settings, key, clock)
+    builds = _builds(settings, context, files)
     pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
         nodes=nodes,
         teams=Teams(db, clock),
         templates=context.templates,
+        builds=builds,
+        build_files=files,
+        tags=Tags(db, context.templates, clock),
+        public_url=settings.public_url,
         snapshots=context.snapshots,
         sandboxes=sandboxes,
         pauses=pauses,
         resumes=resumes,
         executions=Executions(sandboxes, resumes, Tunnels(key)),
-        checkpoints=Checkpoints(context),
+        checkpoints=Checkpoints(context, builds.gone),
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         rollbacks=Rollbacks(context, sandboxes),
         resets=Resets(context, pauses, resumes),
@@ -178,6 +191,7 @@ def _assemble(
             settings, context, sandboxes, pauses=pauses, resumes=resumes, reach=reach
         ),
         template_reconciler=TemplateReconciler(db, nodes, clock),
+        build_reconciler=BuildReconciler(db, nodes, builds, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         kept_states=KeptStates(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
@@ -204,6 +218,30 @@ def _reconciler(
         resumes=resumes,
         reach=reach,
         keep_events_us=settings.event_days * DAY_US,
+    )
+
+
+def _build_files(settings: Settings, key: str, clock: Callable[[], int]) -> BuildFiles:
+    secret = hashlib.sha256(f"alcove build files:{key}".encode()).digest()
+    storage = Storage(settings.storage_url, settings.data_dir)
+    return BuildFiles(
+        storage,
+        secret,
+        max_bytes=settings.build_upload_mib << 20,
+        keep_days=settings.build_files_days,
+        clock=clock,
+    )
+
+
+def _builds(settings: Settings, context: Context, files: BuildFiles) -> Builds:
+    limits = BuildLimits(
+        vcpus=settings.template_vcpus,
+        memory_mib=settings.template_memory_mib,
+        disk_mib=settings.template_disk_mib,
+        concurrent=settings.concurrent_builds,
+    )
+    return Builds(
+        context.db, context.nodes, context.templates, files, limits=limits, clock=context.clock
     )
 
 
@@ -275,6 +313,8 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(fork_routes.router)
     app.include_router(v1_routes.router)
     app.include_router(execute_routes.router)
+    app.include_router(build_routes.router)
+    app.include_router(tag_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
     app.include_router(event_routes.router)
@@ -282,64 +322,6 @@ def _add_routes(app: FastAPI) -> None:
     probes.add_routes(app)
     later.add_routes(app)
     app.include_router(fork_routes.deletion)
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(ControlError)
-    async def _control(request: Request, error: ControlError) -> Response:
-        if error.status >= 500 or error.detail:
-            _log.warning(
-                "request.failed",
-                path=request.url.path,
-                status=error.status,
-                error=error.message,
-                detail=error.detail,
-            )
-        return json_response(error.problem().body(), error.status, dict(error.headers))
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
-        problem = Problem(400, _describe_invalid(error), ErrorCode.INVALID_REQUEST)
-        return json_response(problem.body(), 400)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        return json_response(
-            _http_problem(request, error).body(), error.status_code, dict(error.headers or {})
-        )
-
-
-def _http_problem(request: Request, error: HTTPException) -> Problem:
-    route = f"{request.method} {request.url.path[:200]}"
-    match error.status_code:
-        case 404:
-            return Problem(404, f"{route} is not a route of this API", ErrorCode.NOT_FOUND)
-        case 405:
-            text = f"{route} is not a route of this API; the path exists with another method"
-            return Problem(405, text, ErrorCode.METHOD_NOT_ALLOWED)
-        case 408:
-            return Problem(408, str(error.detail), ErrorCode.TOO_SLOW)
-        case 413:
-            return Problem(413, str(error.detail), ErrorCode.TOO_LARGE)
-        case 400:
-            text = f"Error when parsing request: {error.detail}"
-            return Problem(400, text, ErrorCode.INVALID_REQUEST)
-        case _:
-            return Problem(error.status_code, str(error.detail))
-
-
-def _describe_invalid(error: RequestValidationError) -> str:
-    first: dict[str, Any] = error.errors()[0]
-    if first["type"] == "json_invalid":
-        position = first["loc"][-1]
-        return f"Error when parsing request: {first['ctx']['error']} at character {position}"
-    where = ".".join(str(part)[:80] for part in first["loc"])
-    if first["loc"] == ("body",):
-        return (
-            "Error when parsing request: a JSON object is expected as body, with Content-Type: "
-            f"application/json ({first['msg']})"
-        )
-    return f"validation error: {where}: {first['msg']}"
 
 
 def _describe(app: FastAPI) -> None:

@@ -55,6 +55,30 @@ class Settings(BaseSettings):
     unnamed_snapshot_days: Annotated[int, Field(ge=0, le=3650)] = 0
     """Days that a snapshot without a name is kept, unless it is in use; 0: until deleted."""
 
+    public_url: str = ""
+    """Address under which clients reach this API, for upload links; empty: as they asked."""
+
+    storage_url: str = ""
+    """Object store of uploaded build files, s3://bucket/prefix; empty: a directory in data_dir."""
+
+    build_upload_mib: Annotated[int, Field(ge=1)] = 5120
+    """Largest archive of files that a COPY step of a template build may have."""
+
+    build_files_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Days that uploaded build files are kept after they were sent last."""
+
+    concurrent_builds: Annotated[int, Field(ge=1)] = 20
+    """Template builds a team may have under way at once."""
+
+    template_vcpus: Annotated[int, Field(ge=1, le=256)] = 8
+    """Most processors of a template that a team builds."""
+
+    template_memory_mib: Annotated[int, Field(ge=128)] = 8192
+    """Most memory of a template that a team builds."""
+
+    template_disk_mib: Annotated[int, Field(ge=10240)] = 65536
+    """Largest disk of a template that a team builds."""
+
     event_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Days that events (GET /v1/events) are kept; the usage ledger is kept for ever."""
 

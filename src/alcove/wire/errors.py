@@ -78,6 +78,7 @@ class ErrorCode(StrEnum):
     CONCURRENT_LIMIT = "concurrent_sandbox_limit"
     IDEMPOTENCY_MISMATCH = "idempotency_request_mismatch"
     IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
+    TEMPLATE_IN_USE = "template_in_use"
     TEMPLATE_NOT_READY = "template_not_ready"
     CAPACITY = "sandbox_capacity_unavailable"
     NO_NODE = "sandbox_no_compatible_node"

@@ -18,6 +18,7 @@
     GET    /v1/images/{build_id}                               ImageReport | 404
     GET    /v1/images                                          {"images": [ImageReport]}
     GET    /v1/images/{build_id}/logs?after=                   {"entries": [LogEntry]}
+    DELETE /v1/images/{build_id}                               204             ends it; repeatable
     GET    /v1/node                                            NodeReport
     GET    /v1/events?after=                                   JSON lines of NodeEvent, for ever;
                                                                an empty line now and then
@@ -214,15 +215,17 @@ class SandboxUsage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec(_Message):
-    """A template build a node shall make from a recipe that ships with Alcove."""
+    """A template build a node shall make: from a recipe that ships with Alcove, or by a plan."""
 
     build_id: BuildId
     template_id: TemplateId
     recipe: str
-    """Name of a folder under alcove/images/."""
+    """Name of a folder under alcove/images/; empty where there is a plan."""
     vcpu_count: int
     memory_mib: int
     disk_mib: int
+    plan: dict[str, Any] = field(default_factory=dict)
+    """A BuildPlan (wire/builds.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,10 @@ class ImageReport(_Message):
     """Ready, but of another guest agent or driver version than the node's: build it anew."""
     restorable: bool = True
     """False: of another driver version, so that nothing can be started from it."""
+    failed_step: str = ""
+    """base, the number of a step, or finalize; empty unless it failed there."""
+    planned: bool = False
+    """Made by a plan of a team, and not from a recipe."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -92,6 +92,8 @@ class NodeClient(Protocol):
     async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]: ...
     async def build(self, spec: ImageSpec) -> ImageReport: ...
     async def image(self, build_id: BuildId) -> ImageReport | None: ...
+    async def images(self) -> list[ImageReport]: ...
+    async def delete_image(self, build_id: BuildId) -> None: ...
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
     async def report(self) -> NodeReport: ...
 
@@ -177,6 +179,13 @@ class HttpNode:
         answer = await self._call("GET", f"/v1/images/{build_id}", missing_ok=True)
         return None if answer is None else _read(ImageReport.from_json, answer)
 
+    async def images(self) -> list[ImageReport]:
+        return _read(_images, await self._call("GET", "/v1/images"))
+
+    async def delete_image(self, build_id: BuildId) -> None:
+        path = f"/v1/images/{build_id}"
+        await self._call("DELETE", path, timeout_s=_STOP_TIMEOUT_S, missing_ok=True)
+
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
         path = f"/v1/images/{build_id}/logs?after={after}"
         return _read(_entries, await self._call("GET", path, missing_ok=True))
@@ -243,6 +252,10 @@ def _sandboxes(answer: Any) -> list[SandboxReport]:
 
 def _snapshots(answer: Any) -> list[SnapshotReport]:
     return [SnapshotReport.from_json(entry) for entry in answer["snapshots"]]
+
+
+def _images(answer: Any) -> list[ImageReport]:
+    return [ImageReport.from_json(entry) for entry in answer["images"]]
 
 
 def _usage(answer: Any) -> dict[SandboxId, SandboxUsage]:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from time import time
+from typing import Any
 
 from alcove.control.nodes.client import (
     NodeError,
@@ -45,7 +46,8 @@ class FakeNode:
         self.build_at_once = build_at_once
         self.sandboxes: dict[SandboxId, SandboxReport] = {}
         self.specs: dict[SandboxId, SandboxSpec] = {}
-        self.images: dict[BuildId, ImageReport] = {}
+        self.built: dict[BuildId, ImageReport] = {}
+        self.plans: dict[BuildId, dict[str, Any]] = {}
         self.saved: dict[SnapshotId, SnapshotReport] = {}
         self.memory_mib = self.memory_free_mib = 1024 * 1024
         self.boot_id = 1
@@ -160,8 +162,8 @@ class FakeNode:
 
     async def build(self, spec: ImageSpec) -> ImageReport:
         await self._enter("build")
-        if spec.build_id not in self.images:
-            self.images[spec.build_id] = ImageReport(
+        if spec.build_id not in self.built:
+            self.built[spec.build_id] = ImageReport(
                 build_id=spec.build_id,
                 template_id=spec.template_id,
                 recipe=spec.recipe,
@@ -170,18 +172,28 @@ class FakeNode:
                 memory_mib=spec.memory_mib,
                 disk_mib=spec.disk_mib,
                 progress="snapshot: snapshot done",
+                planned=bool(spec.plan),
             )
+            self.plans[spec.build_id] = spec.plan
             if self.build_at_once:
                 self.finish_build(spec.build_id)
-        return self.images[spec.build_id]
+        return self.built[spec.build_id]
 
     async def image(self, build_id: BuildId) -> ImageReport | None:
         await self._enter("image")
-        return self.images.get(build_id)
+        return self.built.get(build_id)
+
+    async def delete_image(self, build_id: BuildId) -> None:
+        await self._enter("delete_image")
+        self.built.pop(build_id, None)
+
+    async def images(self) -> list[ImageReport]:
+        await self._enter("images")
+        return list(self.built.values())
 
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
         await self._enter("image_logs")
-        if build_id not in self.images:
+        if build_id not in self.built:
             return []
         steps = ("packages", "provision", "snapshot")
         entries = [
@@ -241,13 +253,14 @@ class FakeNode:
         )
         self._announce("sandbox.stopped", sandbox_id, reason.value)
 
-    def finish_build(self, build_id: BuildId, *, reason: str = "") -> None:
-        """End a build: well, or for `reason`."""
+    def finish_build(self, build_id: BuildId, *, reason: str = "", step: str = "") -> None:
+        """End a build: well, or for `reason` at a step."""
         state = BuildState.ERROR if reason else BuildState.READY
-        self.images[build_id] = replace(
-            self.images[build_id],
+        self.built[build_id] = replace(
+            self.built[build_id],
             state=state,
             reason=reason,
+            failed_step=step,
             agent_version="" if reason else "0.6.13",
             finished_at=time(),
         )
@@ -271,7 +284,7 @@ class FakeNode:
                     ErrorCode.SNAPSHOT_INCOMPATIBLE,
                 )
             return
-        image = self.images.get(spec.build_id)
+        image = self.built.get(spec.build_id)
         if image is None or image.state is not BuildState.READY or not image.restorable:
             raise NodeImageError(f"build {spec.build_id} cannot be started here")
 

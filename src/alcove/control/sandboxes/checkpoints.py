@@ -1,5 +1,6 @@
 """Snapshots that users take, list and delete; to their owners they are templates."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -9,7 +10,6 @@ from alcove.control.errors import (
     ConflictError,
     ControlError,
     InvalidRequestError,
-    NotAvailableError,
     NotFoundError,
 )
 from alcove.control.events import store as events
@@ -33,8 +33,9 @@ from alcove.control.snapshots.states import SnapshotKind, SnapshotState
 from alcove.control.snapshots.store import Snapshot
 from alcove.control.teams import store as teams
 from alcove.control.teams.service import Caller
+from alcove.control.templates import build_store
 from alcove.control.templates import store as templates
-from alcove.control.templates.store import DEFAULT_TAG
+from alcove.control.templates.store import DEFAULT_TAG, Build
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import SandboxId, SnapshotId, TeamId
 from alcove.wire.node import SandboxReport, SnapshotReport
@@ -46,8 +47,10 @@ MOST_TOGETHER = 1000
 
 
 class Checkpoints:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, builds_gone: Callable[[list[Build]], None]) -> None:
+        """`builds_gone` is told of builds whose template was deleted."""
         self._in = context
+        self._builds_gone = builds_gone
 
     async def create(
         self, caller: Caller, sandbox_id: SandboxId, name: str | None, *, memory: bool = True
@@ -85,10 +88,13 @@ class Checkpoints:
             await teams.lock_team(tx, caller.team_id)
             wanted = Wanted(caller.team_id, reference=reference, slug=caller.team.slug)
             gone = await catalog.page(tx, wanted, limit=MOST_TOGETHER)
-            if not gone:
-                raise await self._nothing_to_delete(tx, caller, reference, text)
-            await self._withdraw(tx, caller, gone)
+            if gone:
+                await self._withdraw(tx, caller, gone)
+                builds: list[Build] = []
+            else:
+                builds = await self._delete_template(tx, caller, reference, text)
         self._in.snapshots.changed.set()
+        self._builds_gone(builds)
 
     async def history(self, caller: Caller, sandbox_id: SandboxId) -> tuple[Sandbox, list[Shown]]:
         """A sandbox and the snapshots of it, oldest first."""
@@ -185,6 +191,29 @@ class Checkpoints:
             )
             return shown
 
+    async def _delete_template(
+        self, tx: Tx, caller: Caller, reference: Reference, text: str
+    ) -> list[Build]:
+        """Delete a template of the team; the builds it had."""
+        slug = caller.team.slug
+        template = await build_store.owned(tx, caller.team_id, slug, reference.name)
+        foreign = reference.namespace not in {None, slug}
+        if template is None or template.kind == templates.SNAPSHOT or foreign:
+            raise await self._nothing_to_delete(tx, caller, reference, text)
+        if reference.tag is not None:
+            raise InvalidRequestError(
+                f"'{text[:200]}' is a tag: remove tags with DELETE /templates/tags, or name the"
+                " template without a tag to delete all of it"
+            )
+        used = await lineage.living_of(tx, template.id)
+        if used:
+            raise InvalidRequestError(
+                f"The template is in use by {len(used)} sandboxes that run or are paused "
+                f"({', '.join(used[:3])}{', …' if len(used) > 3 else ''}); end them first",
+                error_code=ErrorCode.TEMPLATE_IN_USE,
+            )
+        return await build_store.delete_template(tx, template)
+
     async def _nothing_to_delete(
         self, tx: Tx, caller: Caller, reference: Reference, text: str
     ) -> ControlError:
@@ -198,13 +227,6 @@ class Checkpoints:
             if found.template.team_id is None:
                 return InvalidRequestError(
                     f"template '{text}' ships with Alcove and cannot be deleted"
-                )
-            if (
-                found.template.team_id == caller.team_id
-                and found.template.kind != templates.SNAPSHOT
-            ):
-                return NotAvailableError(
-                    "changes of templates are not available in this version of Alcove"
                 )
         return NotFoundError(f"template '{text}' not found")
 

@@ -18,7 +18,7 @@ from alcove.control.snapshots import store as snapshots
 from alcove.control.snapshots.store import Snapshot
 from alcove.control.teams.service import Caller
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import SandboxId, SnapshotId, TeamId, new_sandbox_id
+from alcove.wire.ids import SandboxId, SnapshotId, TeamId, TemplateId, new_sandbox_id
 
 _LIVING = (State.STARTING, State.RUNNING, State.PAUSING, State.PAUSED, State.RESUMING)
 
@@ -91,6 +91,12 @@ async def living_from(tx: Tx, snapshot_ids: Sequence[SnapshotId]) -> list[Sandbo
     found = select(sandboxes.c.id).where(
         sandboxes.c.origin_snapshot_id.in_(snapshot_ids), _in(_LIVING)
     )
+    return list((await tx.execute(found.order_by(sandboxes.c.id))).scalars())
+
+
+async def living_of(tx: Tx, template_id: TemplateId) -> list[SandboxId]:
+    """Sandboxes of a template that have not ended."""
+    found = select(sandboxes.c.id).where(sandboxes.c.template_id == template_id, _in(_LIVING))
     return list((await tx.execute(found.order_by(sandboxes.c.id))).scalars())
 
 

@@ -22,7 +22,7 @@ from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
 
-_OTHER_DRIVER = (
+OTHER_DRIVER = (
     "it was made with another version of the node's driver and cannot be started any more"
 )
 
@@ -111,7 +111,7 @@ class TemplateReconciler:
         if image is None:
             await self._change(build, BuildState.ERROR, "the image is no longer on the node")
         elif image.state is BuildState.READY and not image.restorable:
-            await self._change(build, BuildState.ERROR, _OTHER_DRIVER)
+            await self._change(build, BuildState.ERROR, OTHER_DRIVER)
             return False
         elif image.state is BuildState.READY and build.state is not BuildState.READY:
             await self._finish(build, image)

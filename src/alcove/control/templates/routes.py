@@ -159,11 +159,14 @@ async def build_status(
     level: LogLevel = LogLevel.DEBUG,
 ) -> Response:
     """State of a build, and the log entries from `logsOffset` on."""
+    # Every entry counts at the lowest level: then the machine need not send what was seen.
+    after = logs_offset if level is LogLevel.DEBUG else 0
     build, entries = await templates.build_log(
-        caller, TemplateId(template_id), BuildId(str(build_id))
+        caller, TemplateId(template_id), BuildId(str(build_id)), after=after
     )
     admitted = [entry for entry in entries if level.admits(entry.level)]
-    return json_response(views.info_json(build, admitted[logs_offset : logs_offset + limit]))
+    skipped = logs_offset - after
+    return json_response(views.info_json(build, admitted[skipped : skipped + limit]))
 
 
 @router.get(

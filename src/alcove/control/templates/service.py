@@ -23,7 +23,7 @@ from alcove.wire.ids import BuildId, TemplateId
 from alcove.wire.node import LogEntry
 from alcove.wire.states import BuildState
 
-_NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([A-Za-z0-9_.-]+)(?::([A-Za-z0-9_.-]+))?\Z")
+_NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([a-z0-9_.-]+)(?::([a-z0-9_.-]+))?\Z")
 _MAX_NAME_LENGTH = 256
 _MAX_PROGRESS_LENGTH = 200
 
@@ -116,6 +116,14 @@ class Templates:
             named, _ = await self._find(tx, caller, alias)
         return named.template
 
+    async def readable(self, tx: Tx, caller: Caller, name: str) -> Template:
+        """The template that a name or an id means, of the team or for all to use.
+
+        Raises NotFoundError, ForbiddenError, InvalidRequestError.
+        """
+        named, _ = await self._find(tx, caller, name)
+        return named.template
+
     async def find_ids(self, tx: Tx, caller: Caller, name: str) -> list[TemplateId]:
         """Ids of the templates a filter means; none for an unknown name."""
         try:
@@ -160,22 +168,26 @@ class Templates:
         return template, names.get(template_id, []), found
 
     async def build_log(
-        self, caller: Caller, template_id: TemplateId, build_id: BuildId
+        self, caller: Caller, template_id: TemplateId, build_id: BuildId, *, after: int = 0
     ) -> tuple[Build, list[LogEntry]]:
-        """A build and all its log entries, oldest first."""
+        """A build and its log entries, oldest first, those past the first `after`."""
         async with self._db.reading() as tx:
             await self._visible(tx, caller, template_id)
             build = await store.find_build(tx, template_id, build_id)
         if build is None:
             raise NotFoundError(f"build '{build_id}' of template '{template_id}' not found")
-        return build, await self.log_of(build)
+        return build, await self.log_of(build, after)
 
-    async def log_of(self, build: Build) -> list[LogEntry]:
+    async def log_of(self, build: Build, after: int = 0) -> list[LogEntry]:
         """What the machine says of a build; nothing while the machine is away."""
+        if not build.node_id:
+            return []
         client = self._nodes.client(build.node_id)
         entries: list[LogEntry] = []
         try:
-            while page := await client.image_logs(build.id, entries[-1].sequence if entries else 0):
+            while page := await client.image_logs(
+                build.id, entries[-1].sequence if entries else after
+            ):
                 entries += page
         except NodeError:
             return []
@@ -194,7 +206,7 @@ class Templates:
         return found
 
     async def _find(self, tx: Tx, caller: Caller, name: str) -> tuple[Named, str]:
-        match = _NAME.match(name)
+        match = _NAME.match(name.strip().lower())
         if match is None or len(name) > _MAX_NAME_LENGTH:
             raise InvalidRequestError(
                 f"Invalid template name '{name[:80]}': write [namespace/]name[:tag] with letters, "

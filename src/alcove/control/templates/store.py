@@ -63,6 +63,7 @@ class Build:
     ready_at: int | None
     finished_at: int | None
     snapshot_id: SnapshotId | None = None
+    failed_step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ async def builds_of(tx: Tx, template_id: TemplateId, *, limit: int, offset: int 
         .limit(limit)
         .offset(offset)
     )
-    return [_build(tuple(row)) for row in rows]
+    return [read_build(tuple(row)) for row in rows]
 
 
 async def count_builds(tx: Tx, template_id: TemplateId) -> int:
@@ -282,11 +283,11 @@ async def find_build(tx: Tx, template_id: TemplateId, build_id: BuildId) -> Buil
         template_builds.c.id == build_id, template_builds.c.template_id == template_id
     )
     row = (await tx.execute(found)).one_or_none()
-    return None if row is None else _build(tuple(row))
+    return None if row is None else read_build(tuple(row))
 
 
 async def change_state(
-    tx: Tx, build: Build, state: BuildState, *, at: int, reason: str = ""
+    tx: Tx, build: Build, state: BuildState, *, at: int, reason: str = "", failed_step: str = ""
 ) -> bool:
     """Write a build's new state, if it is still in the state we saw."""
     finished = state in {BuildState.READY, BuildState.ERROR}
@@ -296,6 +297,7 @@ async def change_state(
         .values(
             state=state.value,
             reason=reason,
+            failed_step=failed_step,
             updated_at=at,
             finished_at=at if finished else None,
             ready_at=at if state is BuildState.READY else template_builds.c.ready_at,
@@ -344,9 +346,9 @@ def _visible(team_id: TeamId) -> Select[Any]:
 
 
 def _build_or_none(row: tuple[object, ...]) -> Build | None:
-    return None if row[0] is None else _build(row)
+    return None if row[0] is None else read_build(row)
 
 
-def _build(row: tuple[object, ...]) -> Build:
+def read_build(row: tuple[object, ...]) -> Build:
     build_id, template_id, node_id, state, *rest = row
     return Build(build_id, template_id, node_id, BuildState(str(state)), *rest)  # type: ignore[arg-type]

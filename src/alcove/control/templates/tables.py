@@ -1,6 +1,7 @@
 """Tables of templates, their names, their builds and the tags that choose a build."""
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -12,7 +13,7 @@ from sqlalchemy import (
     Text,
 )
 
-from alcove.control.db import metadata
+from alcove.control.db import Serial, metadata
 
 templates = Table(
     "templates",
@@ -61,6 +62,8 @@ template_builds = Table(
     Column("finished_at", BigInteger),
     # The snapshot this build is; none: it is made from a recipe.
     Column("snapshot_id", String(36)),
+    # base, a number from 1, or finalize; empty unless it failed there.
+    Column("failed_step", String(32), nullable=False, server_default=""),
     Index(None, "snapshot_id"),
     Index(None, "template_id", "created_at"),
     Index(None, "state"),
@@ -73,4 +76,29 @@ template_tags = Table(
     Column("tag", String(128), primary_key=True),
     Column("build_id", String(36), ForeignKey("template_builds.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+)
+
+# What a team's build is made of; builds of shipped recipes and snapshots have none.
+template_build_plans = Table(
+    "template_build_plans",
+    metadata,
+    Column("build_id", String(36), ForeignKey("template_builds.id"), primary_key=True),
+    Column("team_id", String(36), nullable=False),
+    # wire/builds.py
+    Column("plan", JSON, nullable=False),
+    Index(None, "team_id"),
+)
+
+# Which build a team gave which tag, in the order it did; template_tags has what follows from it.
+template_tag_assignments = Table(
+    "template_tag_assignments",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("template_id", String(64), ForeignKey("templates.id"), nullable=False),
+    Column("tag", String(128), nullable=False),
+    Column("build_id", String(36), ForeignKey("template_builds.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index(None, "template_id", "tag", "id"),
+    Index(None, "build_id"),
+    sqlite_autoincrement=True,
 )

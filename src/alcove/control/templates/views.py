@@ -63,6 +63,8 @@ def info_json(build: Build, entries: list[LogEntry]) -> dict[str, Any]:
     }
     if build.reason:
         info["reason"] = {"message": build.reason}
+        if build.failed_step:
+            info["reason"]["step"] = build.failed_step
     return info
 
 

@@ -1,0 +1,94 @@
+"""What a template of a team is built from: said by control, carried out by a node.
+
+Steps and their arguments are those of the SDKs (contract e2b 9.3):
+
+    COPY     source, destination, owner or "", mode or ""      and files_hash
+    RUN      command, user or nothing
+    ENV      name, value, name, value ...
+    WORKDIR  path
+    USER     name, "true" for sudo without a password or nothing
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class StepType(StrEnum):
+    COPY = "COPY"
+    RUN = "RUN"
+    ENV = "ENV"
+    WORKDIR = "WORKDIR"
+    USER = "USER"
+
+
+STEP_ALIASES = {"ADD": StepType.COPY, "ARG": StepType.ENV}
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStep:
+    type: StepType
+    args: tuple[str, ...] = ()
+    files_hash: str = ""
+    """Names the archive of a COPY among its owner's (archive_key)."""
+    force: bool = False
+    """Run this step and all that follow, whatever is cached."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            StepType(data["type"]),
+            tuple(data.get("args", ())),
+            data.get("files_hash", ""),
+            bool(data.get("force", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """A base, the steps on top of it, and what runs when they are done."""
+
+    owner: str
+    """The team: its archives are used, and builds of several teams take turns."""
+    from_build: str = ""
+    """A finished build of the same node; or from_image."""
+    from_image: str = ""
+    """An image of a registry."""
+    steps: tuple[BuildStep, ...] = ()
+    start_command: str = ""
+    ready_command: str = ""
+    force: bool = False
+    """Use nothing that is cached."""
+    plain_user: bool = False
+    """For clients before 2.3.0: no implicit USER user and WORKDIR /home/user (contract 9.6)."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        steps = tuple(BuildStep.from_json(step) for step in data.get("steps", ()))
+        return cls(**{k: v for k, v in data.items() if k in _PLAN_FIELDS} | {"steps": steps})
+
+
+_PLAN_FIELDS = frozenset(BuildPlan.__dataclass_fields__)
+
+
+FILES_PREFIX = "build-files"
+
+
+def archive_key(owner: str, files_hash: str) -> str:
+    """Where the files of a COPY are kept in the object store."""
+    return f"{FILES_PREFIX}/{owner}/{files_hash}.tar"
+
+
+def layer_key(base: str, step: BuildStep) -> str:
+    """Names what a step makes of what lies below it: 32 lower-case hex digits.
+
+    `base` names everything below: the digest of a root file system with the user, directory and
+    environment that the step sees, or the key of the layer before.
+    """
+    parts = [base, step.type.value, list(step.args), step.files_hash]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
