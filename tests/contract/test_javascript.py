@@ -11,7 +11,10 @@ from stack import Stack
 FOLDER = Path(__file__).parent / "js"
 
 
-@pytest.mark.parametrize(("script", "count"), [("contract.test.js", 9), ("travel.test.js", 6)])
+@pytest.mark.timeout(300)  # builds of templates take their time
+@pytest.mark.parametrize(
+    ("script", "count"), [("contract.test.js", 9), ("travel.test.js", 6), ("template.test.js", 3)]
+)
 def test_javascript_sdk(stack: Stack, script: str, count: int) -> None:
     finished = subprocess.run(
         ["node", "--test", "--test-reporter=spec", script],
@@ -19,7 +22,7 @@ def test_javascript_sdk(stack: Stack, script: str, count: int) -> None:
         env=os.environ | stack.environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert f"pass {count}" in finished.stdout

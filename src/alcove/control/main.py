@@ -85,9 +85,7 @@ class Parts:
     teams: Teams
     templates: Templates
     builds: Builds
-    build_files: BuildFiles
     tags: Tags
-    public_url: str
     snapshots: Snapshots
     sandboxes: Sandboxes
     checkpoints: Checkpoints
@@ -163,8 +161,7 @@ def _assemble(
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
-    files = _build_files(settings, key, clock)
-    builds = _builds(settings, context, files)
+    builds = _builds(settings, context, key)
     pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
@@ -172,9 +169,7 @@ def _assemble(
         teams=Teams(db, clock),
         templates=context.templates,
         builds=builds,
-        build_files=files,
         tags=Tags(db, context.templates, clock),
-        public_url=settings.public_url,
         snapshots=context.snapshots,
         sandboxes=sandboxes,
         pauses=pauses,
@@ -233,7 +228,8 @@ def _build_files(settings: Settings, key: str, clock: Callable[[], int]) -> Buil
     )
 
 
-def _builds(settings: Settings, context: Context, files: BuildFiles) -> Builds:
+def _builds(settings: Settings, context: Context, key: str) -> Builds:
+    files = _build_files(settings, key, context.clock)
     limits = BuildLimits(
         vcpus=settings.template_vcpus,
         memory_mib=settings.template_memory_mib,
@@ -241,7 +237,13 @@ def _builds(settings: Settings, context: Context, files: BuildFiles) -> Builds:
         concurrent=settings.concurrent_builds,
     )
     return Builds(
-        context.db, context.nodes, context.templates, files, limits=limits, clock=context.clock
+        context.db,
+        context.nodes,
+        context.templates,
+        files,
+        limits=limits,
+        clock=context.clock,
+        public_url=settings.public_url,
     )
 
 

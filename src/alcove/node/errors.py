@@ -99,3 +99,13 @@ class NoCapacityError(NodeError):
 
 class NodeBusyError(NodeError):
     pass
+
+
+def chain(error: BaseException) -> str:
+    """The message of an error and of what caused it, outermost first."""
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause) or type(cause).__name__)
+        cause = cause.__cause__
+    return ": ".join(messages)[:4000]

@@ -5,6 +5,7 @@ boot -> what every sandbox is told -> start and ready command -> warm up -> snap
 """
 
 import asyncio
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from alcove.node.drivers.driver import Driver, DriverError, Image, Place
 from alcove.node.ground import Size
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.guest_commands import GuestCommands
+from alcove.node.origins import Startup
 from alcove.node.places import Places
-from alcove.node.recipes import Recipe
 from alcove.wire.node import ImageSpec
 
 Say = Callable[[str, str], None]
@@ -31,6 +32,9 @@ _TRIES = 3
 _READY_S = 600.0
 _READY_IF_STARTED = "sleep 20"
 """Ready command of a recipe that has a start command and none of its own (contract e2b 9.5)."""
+
+_PROFILE = "/etc/profile.d/zz-template-env.sh"
+"""A login shell sets its own PATH, and reads this after it."""
 
 _CONSOLE_TAIL_BYTES = 8192
 
@@ -48,7 +52,7 @@ class Finalizer:
         self._say = say
         self._extra_ca_pem = extra_ca_pem
 
-    async def make(self, spec: ImageSpec, recipe: Recipe, image: Image, into: Path) -> None:
+    async def make(self, spec: ImageSpec, plan: Startup, image: Image, into: Path) -> None:
         """Leave a snapshot in `into` of which a sandbox has answered.
 
         A snapshot is a moment of a running system, and a moment may be a bad one (a connection half
@@ -56,9 +60,9 @@ class Finalizer:
         """
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         for left in reversed(range(_TRIES)):
-            await self._take(spec, recipe, image, into, size)
+            await self._take(spec, plan, image, into, size)
             try:
-                await self._try(recipe, replace(image, snapshot=into), size)
+                await self._try(plan, replace(image, snapshot=into), size)
             except (DriverError, GuestError) as error:
                 await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
                 if not left:
@@ -70,11 +74,11 @@ class Finalizer:
                 return
 
     async def _take(
-        self, spec: ImageSpec, recipe: Recipe, image: Image, into: Path, size: Size
+        self, spec: ImageSpec, plan: Startup, image: Image, into: Path, size: Size
     ) -> None:
         async with self._places.scratch(size) as place:
             try:
-                await self._prepare(place, image, spec, recipe)
+                await self._prepare(place, image, spec, plan)
                 self._say("info", "Taking the snapshot")
                 await self._driver.snapshot(place, into)
             except Exception:
@@ -83,40 +87,40 @@ class Finalizer:
                     self._say("error", line)
                 raise
 
-    async def _prepare(self, place: Place, image: Image, spec: ImageSpec, recipe: Recipe) -> None:
+    async def _prepare(self, place: Place, image: Image, spec: ImageSpec, plan: Startup) -> None:
         self._say("info", "Starting the guest")
         await self._driver.boot(place, image)
         guest = GuestClient(self._driver, place, "")
         await guest.healthy(_HEALTHY_S)
-        await guest.init(self._identity(recipe), _HEALTHY_S)
+        await guest.init(self._identity(plan), _HEALTHY_S)
         commands = GuestCommands(self._driver, place)
-        await _mark(commands, spec)
-        await self._become_ready(commands, recipe)
-        await _warm(commands, recipe)
+        await _mark(commands, spec, plan)
+        await self._become_ready(commands, plan)
+        await _warm(commands, plan)
         await guest.settle(_HEALTHY_S)
 
-    async def _try(self, recipe: Recipe, image: Image, size: Size) -> None:
+    async def _try(self, plan: Startup, image: Image, size: Size) -> None:
         """Restore it as a sandbox would be, and run a command there."""
         async with self._places.scratch(size) as place:
             await self._driver.restore(place, image)
             await GuestClient(self._driver, place, "").healthy(_TRY_S)
-            await GuestCommands(self._driver, place).run("true", recipe.user, _TRY_S)
+            await GuestCommands(self._driver, place).run("true", plan.user, _TRY_S)
 
-    def _identity(self, recipe: Recipe) -> dict[str, Any]:
+    def _identity(self, plan: Startup) -> dict[str, Any]:
         """What a sandbox is told at its start, without what is a sandbox's own.
 
         Told here it is in the snapshot, and the first thing a sandbox does takes half the time.
         """
         return {
             "hostname": "template",
-            "defaultUser": recipe.user,
-            "defaultWorkdir": recipe.workdir,
+            "defaultUser": plan.user,
+            "defaultWorkdir": plan.workdir,
+            "envVars": plan.env,
             "timestamp": time.time(),
             "caBundle": self._extra_ca_pem,
         }
 
-    async def _become_ready(self, commands: GuestCommands, recipe: Recipe) -> None:
-        plan = recipe.startup
+    async def _become_ready(self, commands: GuestCommands, plan: Startup) -> None:
         if plan.start_command and not plan.ready_command:
             plan = replace(plan, ready_command=_READY_IF_STARTED)
         last = await startup.run(commands, plan, lambda line: self._say("info", line), _READY_S)
@@ -127,23 +131,26 @@ class Finalizer:
             )
 
 
-async def _mark(commands: GuestCommands, spec: ImageSpec) -> None:
-    """The file by which programs of the original platform know their template."""
+async def _mark(commands: GuestCommands, spec: ImageSpec, plan: Startup) -> None:
+    """The files by which programs know their template, and login shells its environment."""
     text = f"ENV_ID={spec.template_id}\nTEMPLATE_ID={spec.template_id}\n"
     content = f"{text}BUILD_ID={spec.build_id}\n".encode()
     await commands.write("/.e2b", "root", content, _COMMAND_S)
+    if plan.env:
+        exports = (f"export {name}={shlex.quote(value)}\n" for name, value in plan.env.items())
+        await commands.write(_PROFILE, "root", "".join(exports).encode(), _COMMAND_S)
 
 
-async def _warm(commands: GuestCommands, recipe: Recipe) -> None:
+async def _warm(commands: GuestCommands, plan: Startup) -> None:
     """Do once what every client does first, so that its code is loaded in the snapshot."""
-    finished = await commands.run("true", recipe.user, _COMMAND_S)
+    finished = await commands.run("true", plan.user, _COMMAND_S)
     if finished.exit_code != 0:
-        raise BuildFailedError(f"a login shell of user {recipe.user} fails: {finished.output}")
+        raise BuildFailedError(f"a login shell of user {plan.user} fails: {finished.output}")
     path = "/tmp/.alcove-warm"  # noqa: S108  inside the guest, removed below
-    await commands.write(path, recipe.user, b"warm", _COMMAND_S)
-    if await commands.read(path, recipe.user, _COMMAND_S) != b"warm":
+    await commands.write(path, plan.user, b"warm", _COMMAND_S)
+    if await commands.read(path, plan.user, _COMMAND_S) != b"warm":
         raise BuildFailedError("a file that was written could not be read back")
-    await commands.run(f"rm -f {path}", recipe.user, _COMMAND_S)
+    await commands.run(f"rm -f {path}", plan.user, _COMMAND_S)
 
 
 def _last_lines(console: Path) -> list[str]:

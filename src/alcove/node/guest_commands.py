@@ -7,9 +7,9 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -34,6 +34,18 @@ class Finished:
     """The end of what the command printed, both outputs together."""
 
 
+Told = Callable[[str, bytes], None]
+"""Takes "stdout" or "stderr" and what was printed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a command runs; empty: as every command."""
+
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
 class GuestCommands:
     """Runs commands and moves small files in one place's guest.
 
@@ -45,17 +57,27 @@ class GuestCommands:
         self._place = place
         self._token = {"x-access-token": access_token} if access_token else {}
 
-    async def run(self, command: str, user: str, timeout_s: float) -> Finished:
-        """Run a shell command to its end."""
+    async def run(
+        self,
+        command: str,
+        user: str,
+        timeout_s: float,
+        *,
+        setting: Setting | None = None,
+        told: Told = lambda _stream, _data: None,
+    ) -> Finished:
+        """Run a shell command to its end; `told` hears what it prints as it comes."""
         output = ""
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                aclosing(self._start(command, user)) as events,
+                aclosing(self._start(command, user, setting)) as events,
             ):
                 async for event in events:
-                    for text in event.get("data", {}).values():
-                        output += base64.b64decode(text).decode(errors="replace")
+                    for stream, text in event.get("data", {}).items():
+                        data = base64.b64decode(text)
+                        told(stream, data)
+                        output += data.decode(errors="replace")
                         output = output[-_OUTPUT_KEPT:]
                     if "end" in event:
                         return Finished(int(event["end"].get("exitCode", 0)), output)
@@ -77,18 +99,38 @@ class GuestCommands:
             raise GuestError(f"{command!r} did not start in {timeout_s:g} s") from error
         raise GuestError(f"{command!r} did not start")
 
+    async def send(
+        self, path: str, user: str, length: int, content: AsyncIterator[bytes], timeout_s: float
+    ) -> None:
+        """Write a file of any size from what comes."""
+        target = f"/files?path={quote(path)}&username={quote(user)}"
+        headers = {"content-type": "application/octet-stream"}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                aclosing(self._call("POST", target, headers, content, length)) as chunks,
+            ):
+                async for _ in chunks:
+                    pass
+        except TimeoutError as error:
+            raise GuestError(f"{path} could not be written in {timeout_s:g} s") from error
+
     async def write(self, path: str, user: str, content: bytes, timeout_s: float) -> None:
         await self._file("POST", path, user, content=content, timeout_s=timeout_s)
 
     async def read(self, path: str, user: str, timeout_s: float) -> bytes:
         return await self._file("GET", path, user, timeout_s=timeout_s)
 
-    async def _start(self, command: str, user: str) -> AsyncGenerator[dict[str, Any]]:
+    async def _start(
+        self, command: str, user: str, setting: Setting | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Events of a new process, in proto3 JSON; leaving the loop does not end the process."""
-        message = {
-            "process": {"cmd": "/bin/bash", "args": ["-l", "-c", command]},
-            "stdin": False,
-        }
+        process: dict[str, Any] = {"cmd": "/bin/bash", "args": ["-l", "-c", command]}
+        if setting is not None:
+            process["envs"] = dict(setting.env)
+            if setting.cwd:
+                process["cwd"] = setting.cwd
+        message = {"process": process, "stdin": False}
         headers = {
             "content-type": "application/connect+json",
             "connect-protocol-version": "1",
@@ -131,7 +173,12 @@ class GuestCommands:
         return bytes(answer)
 
     async def _call(
-        self, method: str, target: str, headers: dict[str, str], body: bytes
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes | AsyncIterator[bytes],
+        length: int | None = None,
     ) -> AsyncGenerator[bytes]:
         """The body of the answer as it comes. Raises GuestError when it is not 200."""
         connection = await self._driver.dial(self._place, GUEST_PORT, _DIAL_S)
@@ -142,7 +189,7 @@ class GuestCommands:
                 headers=[
                     ("host", "guest"),
                     ("connection", "close"),
-                    ("content-length", str(len(body))),
+                    ("content-length", str(len(body) if isinstance(body, bytes) else length)),
                     *headers.items(),
                     *self._token.items(),
                 ],
@@ -152,15 +199,24 @@ class GuestCommands:
 
 
 async def _exchange(
-    connection: socket.socket, request: h11.Request, body: bytes, what: str
+    connection: socket.socket,
+    request: h11.Request,
+    body: bytes | AsyncIterator[bytes],
+    what: str,
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     http = h11.Connection(h11.CLIENT)
     status = 0
     refusal = bytearray()
     try:
-        sent = (http.send(request), http.send(h11.Data(data=body)), http.send(h11.EndOfMessage()))
-        await loop.sock_sendall(connection, b"".join(part for part in sent if part))
+        if isinstance(body, bytes):
+            parts = (request, h11.Data(data=body), h11.EndOfMessage())
+            await loop.sock_sendall(connection, b"".join(http.send(part) or b"" for part in parts))
+        else:
+            await loop.sock_sendall(connection, http.send(request) or b"")
+            async for chunk in body:
+                await loop.sock_sendall(connection, http.send(h11.Data(data=chunk)) or b"")
+            http.send(h11.EndOfMessage())
         while not isinstance(event := http.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
             if event is h11.NEED_DATA:
                 http.receive_data(await loop.sock_recv(connection, _RECEIVE_BYTES))

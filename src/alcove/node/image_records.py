@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import structlog
 from alcove.node.errors import InvalidRequestError
 from alcove.node.origins import Startup
 from alcove.wire.ids import BuildId
-from alcove.wire.node import ImageSpec
+from alcove.wire.node import ImageSpec, LogEntry
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
@@ -45,6 +46,20 @@ class ImageRecord:
     rootfs_bytes: int = 0
     snapshot_bytes: int = 0
     startup: Startup = field(default_factory=Startup)
+    failed_step: str = ""
+    discarded: bool = False
+    """Nobody shall start from it any more; it goes when nothing that runs needs it."""
+
+    def progress(self, latest: Callable[[], LogEntry | None]) -> str:
+        """How far it is, for people; `latest`: the last entry of its log."""
+        match self.state:
+            case BuildState.WAITING:
+                return "waiting for the build before it"
+            case BuildState.BUILDING:
+                entry = latest()
+                return "" if entry is None else f"{entry.fields.get('step', '')}: {entry.message}"
+            case _:
+                return ""
 
     def with_(self, **changes: Any) -> "ImageRecord":
         return replace(self, **changes)

@@ -1,15 +1,16 @@
 """Template builds of this node: from a recipe to a root file system and a warmed snapshot.
 
-    agent bundle -> root file system -> boot in a place -> start and ready command -> warm up
-    -> snapshot, tried (finalize.py)
+    agent bundle -> root file system (rootfs.py, or building/) -> boot in a place
+    -> start and ready command -> warm up -> snapshot, tried (finalize.py)
 
-One build at a time, in the background. A build is one attempt: what failed or was interrupted stays
+Recipes are built one at a time, plans of teams so many at once as there are turns, all in the
+background. A build is one attempt: what failed or was interrupted stays
 in state error with its log, and trying again is control's decision (a new build id).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +18,26 @@ import structlog
 
 from alcove.concurrency import spawn
 from alcove.node import agent_bundle
+from alcove.node.building.builder import Built, StepFailedError, Tools
+from alcove.node.building.layers import Layers
+from alcove.node.building.making import Maker
+from alcove.node.building.turns import Turns
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers.driver import Driver, DriverError, Image
-from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
+from alcove.node.errors import InvalidRequestError, NodeError, NotHereError, chain
 from alcove.node.events import Events
 from alcove.node.finalize import BuildFailedError, Finalizer
-from alcove.node.ground import Size
 from alcove.node.guest_client import GuestError
 from alcove.node.image_records import ImageRecord, ImageRecords
 from alcove.node.logs import SandboxLog
-from alcove.node.origins import Origin, Startup
+from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
 from alcove.node.rootfs import RootfsError, RootfsStore
 from alcove.node.run import CommandError
+from alcove.node.wanted import WantedRecipes
+from alcove.storage import Storage
+from alcove.wire.builds import BuildPlan
 from alcove.wire.ids import BuildId
 from alcove.wire.node import (
     AGENT_VERSION,
@@ -70,17 +77,19 @@ class Workshop:
     """Snapshots of another version cannot be restored."""
     places: Places
     events: Events
+    layers: Layers
+    storage: Storage
+    turns: Turns
+    cache_bytes: int
+    """So much of what steps have made is kept to be used again."""
     extra_ca_pem: str = ""
     """Certificates that programs in sandboxes shall trust beside the public ones."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What of a recipe a finished build can be compared with."""
-
-    rootfs: str
-    startup: Startup
-    size: Size
+    def maker(self) -> Maker:
+        tools = Tools(
+            self.driver, self.places, self.rootfs, self.layers, self.storage, self.extra_ca_pem
+        )
+        return Maker(tools)
 
 
 class Images:
@@ -96,18 +105,19 @@ class Images:
         self._logs: dict[BuildId, SandboxLog] = {}
         self._tasks: dict[BuildId, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
+        self._maker = workshop.maker()
         self._current_agent = ""
-        self._wanted: dict[str, _Wanted] = {}
-        """What a build of each recipe would be made of now."""
+        self._wanted = WantedRecipes(workshop.recipes, workshop.rootfs)
 
     async def open(self) -> None:
         """Look at what is there after a start of the node; call once, before anything else."""
+        await self._with.layers.remove_remains()
         for record in self._records.all():
             if record.state in {BuildState.WAITING, BuildState.BUILDING}:
                 self._end(record, BuildState.ERROR, _INTERRUPTED)
         # Made now, so that `stale` is known, and no build waits for it.
         await self._with.rootfs.clear()
-        self._wanted = await asyncio.to_thread(self._read_recipes)
+        await asyncio.to_thread(self._wanted.read)
         bundle = await agent_bundle.ensure_bundle(self._data_dir)
         self._current_agent = bundle.name
 
@@ -123,10 +133,10 @@ class Images:
         self._records.directory(spec.build_id)
         record = self._records.get(spec.build_id)
         if record is None:
-            recipe = self._recipe(spec)
+            work = self._work(spec)
             record = ImageRecord(spec, BuildState.WAITING, self._now())
             self._records.write(record)
-            task = spawn(self._run(record, recipe), name=f"build {spec.build_id}")
+            task = spawn(self._run(record, work), name=f"build {spec.build_id}")
             self._tasks[spec.build_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(spec.build_id, None))
         elif record.spec != spec:
@@ -136,7 +146,9 @@ class Images:
     def get(self, build_id: BuildId) -> Image | None:
         """The image of a finished build; None if there is none this node can restore from."""
         record = self._records.get(build_id)
-        if record is None or record.state is not BuildState.READY or not self._restorable(record):
+        if record is None or record.state is not BuildState.READY or record.discarded:
+            return None
+        if not self._restorable(record):
             return None
         return self._image(record, self._records.snapshot(build_id))
 
@@ -155,12 +167,27 @@ class Images:
                 raise NotHereError(f"{path} is gone, and with it all that was started from it")
         return rootfs, agent
 
+    async def remove(self, build_id: BuildId) -> None:
+        """End a build that is under way; one that has ended is removed as soon as it may be."""
+        record = self._records.get(build_id)
+        if record is None:
+            return
+        if (task := self._tasks.get(build_id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        elif record.state is BuildState.READY:
+            self._with.places.forget(build_id)
+            self._records.write(record.with_(discarded=True))
+        else:
+            self._forget(build_id)
+            await asyncio.to_thread(self._records.remove, build_id)
+
     def report(self, build_id: BuildId) -> ImageReport | None:
         record = self._records.get(build_id)
-        return None if record is None else self._report(record)
+        return None if record is None or record.discarded else self._report(record)
 
     def reports(self) -> list[ImageReport]:
-        return [self._report(record) for record in self._records.all()]
+        return [self._report(record) for record in self._records.all() if not record.discarded]
 
     def recipes(self) -> list[RecipeReport]:
         return [recipe.report() for recipe in self._with.recipes.all()]
@@ -180,64 +207,71 @@ class Images:
         async with self._turn:
             for record in self._superseded():
                 if record.spec.build_id not in in_use:
-                    _log.info("image.removed", build_id=record.spec.build_id)
-                    self._with.places.forget(record.spec.build_id)
-                    self._logs.pop(record.spec.build_id, None)
+                    self._forget(record.spec.build_id)
                     await asyncio.to_thread(self._records.remove, record.spec.build_id)
             kept = self._records.all()
             self._records.remove_strays()
             needed: list[ImageRecord | Origin] = [*kept, *origins]
-            rootfs = {each.rootfs for each in needed}
+            rootfs = {each.rootfs for each in needed} | self._maker.in_use()
             agents = {each.agent for each in needed} | {self._current_agent}
-            await asyncio.to_thread(self._with.rootfs.collect, rootfs)
+            await self._with.rootfs.collect(rootfs)
+            await self._with.layers.collect(self._with.cache_bytes)
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
+    def _forget(self, build_id: BuildId) -> None:
+        _log.info("image.removed", build_id=build_id)
+        self._with.places.forget(build_id)
+        self._logs.pop(build_id, None)
+
     def _superseded(self) -> list[ImageRecord]:
-        """Stale builds of templates that have a fresh one, and failed builds but the last few."""
+        """Stale builds of recipes that have a fresh one, discarded ones, failed but the last few.
+
+        Builds of teams are theirs to give up: each may have a tag.
+        """
         records = self._records.all()
         ready = [record for record in records if record.state is BuildState.READY]
         renewed = {record.spec.template_id for record in ready if not self._stale(record)}
         stale = [
-            record for record in ready if self._stale(record) and record.spec.template_id in renewed
+            record
+            for record in ready
+            if record.discarded
+            or (not record.spec.plan and self._stale(record) and record.spec.template_id in renewed)
         ]
         failed = [record for record in records if record.state is BuildState.ERROR]
         return [*stale, *failed[:-_FAILED_BUILDS_KEPT]]
 
-    def _read_recipes(self) -> dict[str, "_Wanted"]:
-        wanted = {}
-        for name in self._with.recipes.names():
-            try:
-                recipe = self._with.recipes.get(name)
-                digest = self._with.rootfs.digest(recipe)
-            except (RecipeError, RootfsError, OSError) as error:
-                # The build itself says so to whoever waits for it.
-                _log.warning("recipe.unusable", recipe=name, why=str(error))
-            else:
-                wanted[name] = _Wanted(digest, recipe.startup, _size(recipe))
-        return wanted
-
-    def _recipe(self, spec: ImageSpec) -> Recipe:
+    def _work(self, spec: ImageSpec) -> Recipe | BuildPlan:
+        """What is to be done. Raises InvalidRequestError."""
         try:
+            if spec.plan:
+                return BuildPlan.from_json(spec.plan)
             return self._with.recipes.get(spec.recipe)
-        except RecipeError as error:
+        except (RecipeError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(str(error)) from error
 
-    async def _run(self, record: ImageRecord, recipe: Recipe) -> None:
+    async def _run(self, record: ImageRecord, work: Recipe | BuildPlan) -> None:
         try:
-            async with self._turn:
-                await self._make(record, recipe)
+            if isinstance(work, Recipe):
+                async with self._turn:
+                    await self._make(record, lambda: self._from_recipe(record, work))
+            else:
+                async with self._with.turns.take(work.owner):
+                    await self._make(record, lambda: self._from_plan(record, work))
         except asyncio.CancelledError:
             self._fail(record, _INTERRUPTED)
             raise
+        except StepFailedError as error:
+            self._fail(record, str(error), error.step)
         except BuildFailedError as error:
-            self._fail(record, str(error))
+            self._fail(record, str(error), "finalize")
         except _EXPECTED_ERRORS as error:
-            self._fail(record, _chain(error))
+            self._fail(record, chain(error))
         except Exception as error:
             _log.exception("image.build_failed", build_id=record.spec.build_id)
             self._fail(record, f"internal error: {error!r}")
 
-    async def _make(self, record: ImageRecord, recipe: Recipe) -> None:
+    async def _make(self, record: ImageRecord, made: Callable[[], Awaitable[Built]]) -> None:
+        """`made` leaves the root file system."""
         build_id = record.spec.build_id
         record = record.with_(state=BuildState.BUILDING)
         self._records.write(record)
@@ -246,19 +280,14 @@ class Images:
         agent = await agent_bundle.ensure_bundle(self._data_dir)
         self._current_agent = agent.name
         log = self._log_of(build_id)
-        rootfs = await self._with.rootfs.ensure(
-            recipe, lambda level, line: log.add(self._now(), level, line, step="base")
-        )
-        if recipe.name in self._wanted:
-            # The recipe was read again for this build.
-            self._wanted[recipe.name] = _Wanted(rootfs, recipe.startup, _size(recipe))
+        built = await made()
         record = record.with_(
             agent=agent.name,
-            rootfs=rootfs,
-            rootfs_bytes=self._with.rootfs.size_bytes(rootfs),
+            rootfs=built.rootfs,
+            rootfs_bytes=self._with.rootfs.size_bytes(built.rootfs),
             driver=self._driver_text(),
             agent_version=AGENT_VERSION,
-            startup=recipe.startup,
+            startup=built.startup,
         )
         self._records.write(record)
         finalizer = Finalizer(
@@ -268,11 +297,30 @@ class Images:
             self._with.extra_ca_pem,
         )
         snapshot = self._records.snapshot(build_id)
-        await finalizer.make(record.spec, recipe, self._image(record, None), snapshot)
+        await finalizer.make(record.spec, built.startup, self._image(record, None), snapshot)
         size = await asyncio.to_thread(_size_bytes, snapshot)
         self._say(build_id, f"Build finished, took {self._now() - began:.1f} s")
         self._end(record.with_(snapshot_bytes=size), BuildState.READY)
         self._with.events.emit("image.ready", build_id)
+
+    async def _from_recipe(self, record: ImageRecord, recipe: Recipe) -> Built:
+        log = self._log_of(record.spec.build_id)
+        rootfs = await self._with.rootfs.ensure(
+            recipe, lambda level, line: log.add(self._now(), level, line, step="base")
+        )
+        self._wanted.note(recipe, rootfs)
+        return Built(rootfs, recipe.startup)
+
+    async def _from_plan(self, record: ImageRecord, plan: BuildPlan) -> Built:
+        log = self._log_of(record.spec.build_id)
+        origin = self.origin(BuildId(plan.from_build))
+        return await self._maker.make(
+            record.spec,
+            plan,
+            origin,
+            self._agent(self._current_agent),
+            lambda step, level, line: log.add(self._now(), level, line, step=step),
+        )
 
     def _image(self, record: ImageRecord, snapshot: Path | None) -> Image:
         return Image(
@@ -287,10 +335,11 @@ class Images:
     def _agent(self, name: str) -> Path:
         return self._data_dir / "agent" / name
 
-    def _fail(self, begun: ImageRecord, reason: str) -> None:
+    def _fail(self, begun: ImageRecord, reason: str, step: str = "base") -> None:
         build_id = begun.spec.build_id
         self._log_of(build_id).add(self._now(), "error", f"Build failed: {reason}")
-        self._end(self._records.get(build_id) or begun, BuildState.ERROR, reason)
+        failed = (self._records.get(build_id) or begun).with_(failed_step=step)
+        self._end(failed, BuildState.ERROR, reason)
         self._with.events.emit("image.failed", build_id, reason=reason)
 
     def _end(self, record: ImageRecord, state: BuildState, reason: str = "") -> None:
@@ -314,12 +363,10 @@ class Images:
     def _stale(self, record: ImageRecord) -> bool:
         if record.state is not BuildState.READY:
             return False
-        wanted = self._wanted.get(record.spec.recipe)
-        made = _Wanted(record.rootfs, record.startup, _size(record.spec))
         return (
             record.agent != self._current_agent
             or not self._restorable(record)
-            or (wanted is not None and made != wanted)
+            or self._wanted.differs(record)
         )
 
     def _restorable(self, record: ImageRecord) -> bool:
@@ -337,37 +384,15 @@ class Images:
             disk_mib=spec.disk_mib,
             agent_version=record.agent_version,
             reason=record.reason,
-            progress=self._progress(record),
+            progress=record.progress(self._log_of(spec.build_id).latest),
             finished_at=record.finished_at,
             rootfs_bytes=record.rootfs_bytes,
             snapshot_bytes=record.snapshot_bytes,
             stale=self._stale(record),
             restorable=record.state is not BuildState.READY or self._restorable(record),
+            failed_step=record.failed_step,
+            planned=bool(spec.plan),
         )
-
-    def _progress(self, record: ImageRecord) -> str:
-        match record.state:
-            case BuildState.WAITING:
-                return "waiting for the build before it"
-            case BuildState.BUILDING:
-                entry = self._log_of(record.spec.build_id).latest()
-                return "" if entry is None else f"{entry.fields.get('step', '')}: {entry.message}"
-            case _:
-                return ""
-
-
-def _size(of: Recipe | ImageSpec) -> Size:
-    return Size(of.vcpu_count, of.memory_mib, of.disk_mib)
-
-
-def _chain(error: BaseException) -> str:
-    """The message of an error and of what caused it, outermost first."""
-    messages: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        messages.append(str(cause) or type(cause).__name__)
-        cause = cause.__cause__
-    return ": ".join(messages)[:4000]
 
 
 def _size_bytes(directory: Path) -> int:

@@ -10,9 +10,10 @@ from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.ground import Size
-from alcove.node.origins import Origin
+from alcove.node.origins import Origin, Startup
 from alcove.node.places import Places
 from alcove.node.recipes import Recipes
+from alcove.wire.builds import BuildPlan
 from alcove.wire.ids import BuildId
 from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, LogEntry, RecipeReport
 from alcove.wire.states import BuildState
@@ -30,10 +31,11 @@ class PlainImages:
         self._places = places
         self._events = events
         self._builds: dict[BuildId, ImageReport] = {}
+        self._startups: dict[BuildId, Startup] = {}
         self._turn = asyncio.Lock()
 
     def build(self, spec: ImageSpec) -> ImageReport:
-        if spec.recipe not in self._recipes.names():
+        if not spec.plan and spec.recipe not in self._recipes.names():
             raise InvalidRequestError(f"there is no recipe {spec.recipe!r}")
         if spec.build_id not in self._builds:
             self._builds[spec.build_id] = ImageReport(
@@ -45,7 +47,10 @@ class PlainImages:
                 memory_mib=spec.memory_mib,
                 disk_mib=spec.disk_mib,
                 agent_version=AGENT_VERSION,
+                planned=bool(spec.plan),
             )
+            if spec.plan:
+                self._startups[spec.build_id] = _startup(BuildPlan.from_json(spec.plan))
             spawn(self._make(spec), name=f"build {spec.build_id}")
         return self._builds[spec.build_id]
 
@@ -59,7 +64,7 @@ class PlainImages:
         report = self._builds.get(build_id)
         if report is None or report.state is not BuildState.READY:
             raise NotHereError(f"there is no build {build_id} on this node")
-        startup = self._recipes.get(report.recipe).startup
+        startup = self._startups.get(build_id) or self._recipes.get(report.recipe).startup
         return Origin(agent_version=AGENT_VERSION, startup=startup)
 
     def paths(self, origin: Origin) -> tuple[Path, Path]:
@@ -82,6 +87,10 @@ class PlainImages:
     def recipes(self) -> list[RecipeReport]:
         return [recipe.report() for recipe in self._recipes.all()]
 
+    async def remove(self, build_id: BuildId) -> None:
+        self._builds.pop(build_id, None)
+        self._startups.pop(build_id, None)
+
     async def _make(self, spec: ImageSpec) -> None:
         try:
             async with self._turn:
@@ -102,6 +111,8 @@ class PlainImages:
             await self._driver.snapshot(place, snapshot)
 
     def _end(self, build_id: BuildId, state: BuildState, reason: str = "") -> None:
+        if build_id not in self._builds:
+            return
         self._builds[build_id] = replace(
             self._builds[build_id], state=state, reason=reason, finished_at=time.time()
         )
@@ -118,3 +129,7 @@ class PlainImages:
             vcpu_count=report.vcpu_count,
             memory_mib=report.memory_mib,
         )
+
+
+def _startup(plan: BuildPlan) -> Startup:
+    return Startup(start_command=plan.start_command, ready_command=plan.ready_command)

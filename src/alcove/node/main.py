@@ -28,6 +28,8 @@ from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import conformance, metrics, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
+from alcove.node.building.layers import Layers
+from alcove.node.building.turns import Turns
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers import fake as fake_driver
 from alcove.node.drivers.driver import Driver
@@ -53,6 +55,7 @@ from alcove.node.settings import Settings
 from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
+from alcove.storage import Storage
 from alcove.wire.ids import NodeId
 
 _log = structlog.get_logger()
@@ -187,6 +190,10 @@ class Node:
                 driver_version=await Runsc(_RUNSC).version_text(),
                 places=self.places,
                 events=self.events,
+                layers=Layers(directory),
+                storage=Storage(self._settings.storage_url, directory),
+                turns=Turns(self._settings.builds_at_once),
+                cache_bytes=self._settings.build_cache_mib << 20,
                 extra_ca_pem=self._extra_ca_pem,
             ),
         )

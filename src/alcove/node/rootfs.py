@@ -12,6 +12,7 @@ in a private mount and PID namespace that dies with this process, so nothing is 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -25,13 +26,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alcove._version import __version__
-from alcove.node import apt_sources, mmdebstrap
+from alcove.node import apt_sources, mmdebstrap, trees
 from alcove.node.cgroups import Cgroup
 from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.recipes import Recipe
 from alcove.node.run import CommandError, follow, run
 
 _FORMAT = "3"
+_JUST_MADE_S = 60.0
+_NEW, _STACK = ".new-", ".stack-"
 _TIME_LIMIT_S = 2 * 3600.0
 """Of one command; an hour of compiling on a busy machine is not yet stuck."""
 _BACKGROUND_CPUS = 0.1
@@ -61,6 +64,9 @@ class RootfsStore:
         self._group = group
         self._authorities = _CERTIFICATE.findall(extra_ca_pem)
         self._building = asyncio.Lock()
+        self._stacking: set[str] = set()
+        self._made: dict[str, float] = {}
+        """When roots were stacked: whoever asked for one has not yet written down that it is."""
 
     async def clear(self) -> None:
         """Remove from the kernel what a build left that was killed. Not while one runs."""
@@ -94,13 +100,40 @@ class RootfsStore:
             await self._ensure(recipe, digest, log)
         return digest
 
-    def collect(self, keep: set[str]) -> None:
+    async def stack(self, digest: str, base: str, layers: list[Path], layer_bytes: int) -> None:
+        """Make the root of a base and layers on it, if it is not there. Raises CommandError."""
+        if await asyncio.to_thread(self.path(digest).is_dir):
+            return
+        work = Path(tempfile.mkdtemp(prefix=_STACK, dir=self._directory))
+        self._stacking.add(work.name)
+        try:
+            await trees.stack(self.path(base), layers, work / "root")
+            manifest = json.loads((self._directory / base / "manifest.json").read_text())
+            manifest |= {"base": base, "built_at": time.time(), "alcove": __version__}
+            manifest["bytes"] += layer_bytes
+            (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            with contextlib.suppress(FileExistsError, OSError):  # another build made it meanwhile
+                os.rename(work, self._directory / digest)  # noqa: PTH104
+            self._made[digest] = time.monotonic()
+            if not self.path(digest).is_dir():
+                raise RootfsError(f"the root file system {digest} could not be put in its place")
+        finally:
+            self._stacking.discard(work.name)
+            await asyncio.shield(trees.remove(work))
+
+    async def collect(self, keep: set[str]) -> None:
         """Remove root file systems whose digest is not in `keep`, and interrupted builds."""
         if not self._directory.is_dir():
             return
         for path in self._directory.iterdir():
-            if path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+            lately = time.monotonic() - self._made.get(path.name, -_JUST_MADE_S) < _JUST_MADE_S
+            made_now = (
+                lately
+                or path.name in self._stacking
+                or (path.name.startswith(_NEW) and self._building.locked())
+            )
+            if path.name not in keep and not made_now:
+                await trees.remove(path)
 
     async def _ensure(self, recipe: Recipe, digest: str, log: Log) -> None:
         if await asyncio.to_thread(self.path(digest).is_dir):
@@ -183,9 +216,9 @@ class RootfsStore:
     def _new_directory(self) -> Path:
         # Private to root: it holds set-user-id programs.
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._directory.glob(".new-*"):
+        for left in self._directory.glob(f"{_NEW}*"):
             shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=".new-", dir=self._directory))
+        return Path(tempfile.mkdtemp(prefix=_NEW, dir=self._directory))
 
     def _authority_files(self, work: Path) -> list[Path]:
         """One certificate a file, as update-ca-certificates takes them."""

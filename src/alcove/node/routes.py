@@ -46,7 +46,7 @@ from alcove.wire.node import (
 from alcove.wire.states import StopReason
 from alcove.wire.tokens import same
 
-_BODY_MAX_BYTES = 1 << 20
+_BODY_MAX_BYTES = 4 << 20
 _OPEN_PATHS = {"/health", "/metrics"}
 _M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec)
 
@@ -65,6 +65,8 @@ class ImageStore(Protocol):
     def log(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
 
     def recipes(self) -> list[RecipeReport]: ...
+
+    async def remove(self, build_id: BuildId) -> None: ...
 
 
 class Api:
@@ -115,6 +117,7 @@ class Api:
             Route("/v1/images", self._image_list),
             Route("/v1/images/{id}", self._build, methods=["PUT"]),
             Route("/v1/images/{id}", self._image, methods=["GET"]),
+            Route("/v1/images/{id}", self._delete_image, methods=["DELETE"]),
             Route("/v1/images/{id}/logs", self._image_log),
         ]
         handlers: dict[Any, Any] = {
@@ -199,6 +202,10 @@ class Api:
     async def _image_list(self, request: Request) -> Response:
         del request
         return JSONResponse({"images": [report.to_json() for report in self._images.reports()]})
+
+    async def _delete_image(self, request: Request) -> Response:
+        await self._images.remove(BuildId(request.path_params["id"]))
+        return Response(status_code=204)
 
     async def _image_log(self, request: Request) -> Response:
         build_id = BuildId(request.path_params["id"])

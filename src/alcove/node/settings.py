@@ -96,5 +96,14 @@ class Settings(BaseSettings):
     tunnels_per_sandbox: int = Field(default=1024, ge=1)
     """Connections the edge may have open into one sandbox."""
 
+    storage_url: str = ""
+    """Object store of uploaded build files, the same as control's; empty: in data_dir."""
+
+    builds_at_once: int = Field(default=2, ge=1)
+    """Template builds of teams that are under way at once; teams take turns."""
+
+    build_cache_mib: int = Field(default=20480, ge=0)
+    """What build steps made is kept for later builds up to this size."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What is written to standard output."""

@@ -28,7 +28,7 @@ from alcove.node.errors import DamagedError, IncompatibleError, NoCapacityError,
 from alcove.node.ground import Ground, Size
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.guest_commands import GuestCommands
-from alcove.node.origins import Origin
+from alcove.node.origins import Origin, Startup
 from alcove.node.places import Places, Taken
 from alcove.node.run import CommandError
 from alcove.wire.node import SandboxSpec
@@ -211,7 +211,7 @@ class Starter:
         with timings.step("init"):
             known_as = source.access_token or spec.access_token
             guest = GuestClient(self._driver, place, known_as)
-            identity = self._identity(spec)
+            identity = self._identity(spec, source.origin.startup)
             if source.access_token:
                 # Programs run in it, and it may be restored more than once.
                 identity["reseed"] = True
@@ -222,12 +222,14 @@ class Starter:
         _log.warning("place.let_down", slot=place.slot, error=str(error))
         self._places.release(place)
 
-    def _identity(self, spec: SandboxSpec) -> dict[str, Any]:
+    def _identity(self, spec: SandboxSpec, template: Startup) -> dict[str, Any]:
+        # A template of the first Alcove does not say; all of those had this user.
+        known = template != Startup()
         identity: dict[str, Any] = {
             "accessToken": spec.access_token,
             "envVars": spec.env_vars,
-            "defaultUser": "user",
-            "defaultWorkdir": "/home/user",
+            "defaultUser": template.user if known else "user",
+            "defaultWorkdir": template.workdir if known else "/home/user",
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "hostname": spec.sandbox_id,
             "sandboxId": spec.sandbox_id,

@@ -14,7 +14,8 @@ from alcove.node.idleness import RestingDriver
 _log = structlog.get_logger()
 
 _ANSWER_S = 10.0
-_USER = "user"
+_USER = ""
+"""The template's own."""
 _WEIGHT_WHILE_WARMING = 0.2
 """Of a processor: who waits for a sandbox comes first."""
 

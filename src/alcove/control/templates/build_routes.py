@@ -28,8 +28,8 @@ async def _builds(request: Request) -> Builds:
 
 
 async def _files(request: Request) -> BuildFiles:
-    files: BuildFiles = request.app.state.build_files
-    return files
+    builds: Builds = request.app.state.builds
+    return builds.files
 
 
 BuildsOf = Annotated[Builds, Depends(_builds)]
@@ -91,7 +91,7 @@ async def find_files(
     """Whether the files of a COPY step are there, and where their archive can be sent."""
     await builds.own_template(caller, template_id)
     present = await files.present(caller.team_id, files_hash)
-    base = request.app.state.public_url or str(request.base_url)
+    base = builds.public_url or str(request.base_url)
     url = base.rstrip("/") + files.upload_path(caller.team_id, files_hash)
     return json_response({"present": present, "url": url}, 201)
 

@@ -84,12 +84,15 @@ class Builds:
         files: BuildFiles,
         *,
         limits: BuildLimits,
+        public_url: str = "",
         clock: Callable[[], int] = now_us,
     ) -> None:
         self._db = db
         self._nodes = nodes
         self._templates = templates
-        self._files = files
+        self.files = files
+        self.public_url = public_url
+        """Where clients reach this API; empty: where they asked."""
         self._limits = limits
         self._clock = clock
         self.changed = asyncio.Event()
@@ -154,7 +157,7 @@ class Builds:
 
     async def forget_files(self) -> None:
         """Remove uploaded files that were sent too long ago to be of use."""
-        if removed := await self._files.forget_old():
+        if removed := await self.files.forget_old():
             _log.info("build_files.removed", count=removed)
 
     async def cancel(self, caller: Caller, template_id: str, build_id: BuildId) -> None:
@@ -196,7 +199,7 @@ class Builds:
 
     async def _check_files(self, plan: BuildPlan) -> None:
         for number, step in enumerate(plan.steps, start=1):
-            if step.type is StepType.COPY and not await self._files.present(
+            if step.type is StepType.COPY and not await self.files.present(
                 plan.owner, step.files_hash
             ):
                 raise InvalidRequestError(

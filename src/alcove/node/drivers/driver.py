@@ -100,6 +100,8 @@ class Image:
     snapshot: Path | None
     vcpu_count: int
     memory_mib: int
+    writable: bool = False
+    """What the guest writes goes into `rootfs` itself, which is a build's own."""
 
 
 AGENT_MOUNT = "/.alcove"

@@ -252,7 +252,7 @@ class GvisorDriver:
         # The sentry shows the guest as its memory whatever the limit is when it starts; after that
         # the limit gets the room that the sentry itself needs.
         group.limit(Limits(image.memory_mib << 20, image.vcpu_count, PIDS))
-        pid = await self._runsc.create(place)
+        pid = await self._runsc.create(place, writable=image.writable)
         group.limit_memory(self.memory_limit_bytes(image.memory_mib))
         started = pidfd.start_time(pid)
         if started is None:
@@ -329,7 +329,7 @@ class GvisorDriver:
 
 def _key(image: Image) -> str:
     """Equal for images that the same prepared container serves."""
-    parts = (image.rootfs, image.agent, image.vcpu_count, image.memory_mib)
+    parts = (image.rootfs, image.agent, image.vcpu_count, image.memory_mib, image.writable)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -55,11 +55,15 @@ class Runsc:
     async def version_text(self) -> str:
         return "{}.{}".format(*await self.version())
 
-    async def create(self, place: Place) -> int:
-        """Start an empty sandbox that waits for orders, and return its pid."""
+    async def create(self, place: Place, *, writable: bool = False) -> int:
+        """Start an empty sandbox that waits for orders, and return its pid.
+
+        `writable`: what it writes goes into its root directory, and not into a layer above.
+        """
         pid_file = bundle(place) / "pid"
         options = (f"--bundle={bundle(place)}", f"--pid-file={pid_file}")
-        await self._command(place, "create", *options, limit_s=CREATE_LIMIT_S)
+        overlay = ("--overlay2=none",) if writable else ()
+        await self._command(place, "create", *options, limit_s=CREATE_LIMIT_S, flags_last=overlay)
         return int(pid_file.read_text())
 
     async def start(self, place: Place) -> None:
@@ -89,11 +93,17 @@ class Runsc:
         return str(state.get("status"))
 
     async def _command(
-        self, place: Place, command: str, *options: str, limit_s: float = START_LIMIT_S
+        self,
+        place: Place,
+        command: str,
+        *options: str,
+        limit_s: float = START_LIMIT_S,
+        flags_last: tuple[str, ...] = (),
     ) -> None:
+        """`flags_last` wins over the flags of every command."""
         entries = [str(file) for file in Cgroup(place.cgroup).entry_files()]
         argv = ["sh", "-c", _ENTER, "sh", str(place.console), *entries, "--", *_HIDE_SYSCTLS]
-        argv += [self.program, *flags(place)]
+        argv += [self.program, *flags(place), *flags_last]
         if await self.version() >= _SET_USER_ID_VERSION:
             argv.append("--allow-suid")
         argv += [command, *options, place.name]

@@ -1,0 +1,93 @@
+"""What the steps of a build see, and how a build is divided: pure.
+
+A group is some light steps (ENV, WORKDIR, USER) and the heavy one that follows them (RUN, COPY). It
+runs in one sandbox and is cached as one layer.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from alcove.wire.builds import BuildStep, StepType, layer_key
+
+_HEAVY = frozenset({StepType.RUN, StepType.COPY})
+_VARIABLE = re.compile(r"\\\$|\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who runs the next step, where, and with which variables."""
+
+    user: str = "root"
+    workdir: str = "/"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        text = json.dumps([self.user, self.workdir, self.env], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"user": self.user, "workdir": self.workdir, "env": self.env}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(str(data["user"]), str(data["workdir"]), dict(data["env"]))
+
+    def with_workdir(self, path: str) -> "Context":
+        return replace(self, workdir=posixpath.normpath(posixpath.join(self.workdir, path)))
+
+    def with_user(self, name: str) -> "Context":
+        return replace(self, user=name)
+
+    def with_env(self, words: Sequence[str], known: Callable[[str], str]) -> "Context":
+        """`words`: names and values in turn; `known`: values of variables that are not set here."""
+        env = dict(self.env)
+        for name, value in zip(words[::2], words[1::2], strict=True):
+            env[name] = expand(value, env, known)
+        return replace(self, env=env)
+
+
+def expand(text: str, env: dict[str, str], known: Callable[[str], str]) -> str:
+    """Replace $NAME and ${NAME}; what is not set becomes nothing, an escaped dollar stays."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name is None:
+            return "$"
+        return env[name] if name in env else known(name)
+
+    return _VARIABLE.sub(value, text)
+
+
+def mentions_variables(step: BuildStep) -> bool:
+    return step.type is StepType.ENV and any("$" in value for value in step.args[1::2])
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Steps that run in one sandbox, with their numbers from 1, and the name of their layer."""
+
+    steps: tuple[tuple[int, BuildStep], ...]
+    key: str
+    forced: bool
+
+
+def groups(base: str, steps: Iterable[BuildStep], *, force: bool) -> list[Group]:
+    """Divide a build; `base` names what it stands on (layer_key)."""
+    found: list[Group] = []
+    current: list[tuple[int, BuildStep]] = []
+    key = base
+    for number, step in enumerate(steps, start=1):
+        key = layer_key(key, step)
+        force = force or step.force
+        current.append((number, step))
+        if step.type in _HEAVY:
+            found.append(Group(tuple(current), key, force))
+            current = []
+    if current:
+        found.append(Group(tuple(current), key, force))
+    return found

@@ -1,0 +1,149 @@
+"""Trees of files that guests made: measured, stacked into a root, removed.
+
+Nothing here follows a link, and no depth or number of entries is taken for granted: what is walked
+is what a hostile guest left, or what was linked from there.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alcove.node.run import run
+
+_LONGEST_PATH = 3000
+"""Below the kernel's limit of 4096, with room for the directories above."""
+_MOST_ENTRIES = 3_000_000
+_REMOVE_LIMIT_S = 1800.0
+_OPAQUE = "trusted.overlay.opaque"
+
+
+class TreeError(Exception):
+    """The tree cannot be kept; the message is for the template's author."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    entries: int
+    bytes: int
+
+
+async def remove(path: Path) -> None:
+    """Remove a tree of any depth; no harm if it is gone."""
+    await run(["rm", "-rf", "--", str(path)], timeout_s=_REMOVE_LIMIT_S)
+
+
+def measure(root: Path) -> Size:
+    """How much there is below a directory. Raises TreeError if it is too deep or too much."""
+    entries = total = 0
+    seen: set[int] = set()
+    for path, status in walk(str(root)):
+        entries += 1
+        if entries > _MOST_ENTRIES:
+            raise TreeError(f"the step left more than {_MOST_ENTRIES} files")
+        if len(path) > _LONGEST_PATH:
+            raise TreeError(f"the step left a path of more than {_LONGEST_PATH} characters")
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if status.st_ino in seen:
+                continue
+            seen.add(status.st_ino)
+        total += status.st_blocks * 512
+    return Size(entries, total)
+
+
+def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below a directory, relative to it; directories before their contents."""
+    waiting = [""]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(os.path.join(root, directory)) as entries:
+            for entry in entries:
+                path = os.path.join(directory, entry.name)
+                status = entry.stat(follow_symlinks=False)
+                yield path, status
+                if stat.S_ISDIR(status.st_mode):
+                    if len(path) > _LONGEST_PATH:
+                        raise TreeError("the step left directories that are nested too deep")
+                    waiting.append(path)
+
+
+async def stack(base: Path, layers: list[Path], into: Path) -> None:
+    """Make a root of a base and the layers on it, the lowest first; files are shared by links.
+
+    Nobody writes to any of them: a sandbox writes into a layer of its own.
+    """
+    await run(["cp", "-al", "--", str(base), str(into)], timeout_s=_REMOVE_LIMIT_S)
+    for layer in layers:
+        await asyncio.to_thread(_apply, str(layer), str(into))
+
+
+def _apply(layer: str, root: str) -> None:
+    """Do to a root what a layer says: replace, add, and take away what is whited out."""
+    directories = [(layer, root)]
+    for path, status in walk(layer):
+        source, target = os.path.join(layer, path), os.path.join(root, path)
+        if stat.S_ISDIR(status.st_mode):
+            _make_directory(source, target)
+            directories.append((source, target))
+        else:
+            _clear(target)
+            if not _is_whiteout(status):
+                os.link(source, target, follow_symlinks=False)
+    for source, target in reversed(directories):
+        _like(source, target)
+
+
+def _make_directory(source: str, target: str) -> None:
+    if _is_opaque(source) or not _is_directory(target):
+        _clear(target)
+        os.mkdir(target, 0o700)
+
+
+def _like(source: str, target: str) -> None:
+    """Give a directory the owner, mode, time and attributes of another, its contents being done."""
+    status = os.lstat(source)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source, follow_symlinks=False):
+        if not name.startswith("trusted."):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _clear(path: str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(path)
+        return
+    # The deepest first; removed by a list and not by recursion, whose depth a guest could choose.
+    inside = list(walk(path))
+    for name, entry in reversed(inside):
+        full = os.path.join(path, name)
+        if stat.S_ISDIR(entry.st_mode):
+            os.rmdir(full)
+        else:
+            os.unlink(full)
+    os.rmdir(path)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _is_opaque(directory: str) -> bool:
+    try:
+        return os.getxattr(directory, _OPAQUE, follow_symlinks=False) == b"y"
+    except OSError:
+        return False
