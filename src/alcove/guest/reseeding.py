@@ -13,7 +13,7 @@ def _alcove():
     import sys
 
     def reseed(*_):
-        for name in ("random", "numpy.random"):
+        for name in ("random", "numpy.random", "torch"):
             seed = getattr(sys.modules.get(name), "seed", None)
             if seed is not None:
                 try:

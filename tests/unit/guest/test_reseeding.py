@@ -79,6 +79,40 @@ def test_a_running_program_draws_new_numbers(
         assert program.wait() == 0
 
 
+DRAWING_WITH = {
+    "numpy": "import numpy.random as module\nset_seed, draw = module.seed, module.rand",
+    # The name and the functions are torch's; torch itself has a gigabyte.
+    "torch": "import torch as module\nset_seed, draw = module.manual_seed, module.rand",
+}
+TORCH = """
+import random
+_generator = random.Random()
+manual_seed = _generator.seed
+rand = _generator.random
+def seed():
+    _generator.seed()
+"""
+
+
+@pytest.mark.parametrize("library", DRAWING_WITH)
+def test_libraries_draw_new_numbers(hooked: dict[str, str], tmp_path: Path, library: str) -> None:
+    (tmp_path / "torch.py").write_text(TORCH)
+    code = (
+        f"{DRAWING_WITH[library]}\n"
+        "import os, signal\n"
+        "def drawn(urged):\n"
+        "    set_seed(1)\n"
+        "    if urged:\n"
+        "        os.kill(os.getpid(), signal.SIGURG)\n"
+        "    return draw()\n"
+        "print(len({drawn(False), drawn(False)}), len({drawn(True), drawn(True), drawn(False)}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hooked, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1 3\n"
+
+
 def test_a_program_that_has_its_own_use_for_the_signal_keeps_it(hooked: dict[str, str]) -> None:
     code = (
         "import os, signal\n"
