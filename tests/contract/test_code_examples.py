@@ -20,9 +20,9 @@ from stack import Stack
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NODE_MODULES = Path(__file__).parent / "js" / "node_modules"
-PATIENCE_S = 170
+PATIENCE_S = 280
 
-pytestmark = pytest.mark.timeout(PATIENCE_S + 10)
+pytestmark = [pytest.mark.timeout(PATIENCE_S + 20), pytest.mark.usefixtures("interpreter")]
 
 
 @pytest.fixture

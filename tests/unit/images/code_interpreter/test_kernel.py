@@ -30,25 +30,6 @@ def test_a_new_kernel_has_imported_nothing_heavy(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.sqlite"))
 
 
-PRELOADED = {"numpy", "pandas", "matplotlib.pyplot", "PIL.Image"}
-
-
-def test_preloading_binds_no_name_and_chooses_nothing(tmp_path: Path) -> None:
-    names = "print(sorted(name for name in globals() if name[0] != '_'))"
-    with kernel_room(tmp_path / "k") as fresh:
-        before = fresh.run(names).stdout
-        cell = fresh.run("__import__('importlib').import_module('alcove_kernel.preload');")
-        assert (cell.error, cell.stderr, cell.results) == (None, "", [])
-        assert fresh.run(names).stdout == before
-        missing = fresh.run(f"{PRELOADED} - __import__('sys').modules.keys()")
-        assert missing.only["text/plain"] == "set()"
-        # The user may still choose a backend, and images still show themselves.
-        chosen = fresh.run("import matplotlib as m\nm.use('svg')\nm.get_backend()")
-        assert chosen.only["text/plain"] == "'svg'"
-        cell = fresh.run("from PIL import Image\nImage.new('L', (1, 1)).show()")
-        assert is_png(cell.only["image/png"])
-
-
 def test_show_gives_one_figure_and_then_the_value(room: Room) -> None:
     cell = room.run(
         """
