@@ -113,7 +113,22 @@ def test_a_child_adds_to_a_copy_of_its_parent(data_dir: Path) -> None:
     assert (root / "etc/resolv.conf").read_text() == "nameserver 169.254.0.22\n"
     assert not (root / "etc/apt/apt.conf.d/99mmdebstrap").exists()
     assert sorted(path.name for path in made.iterdir()) == ["manifest.json", "root"]
-    assert str(data_dir) not in Path("/proc/self/mounts").read_text()
+    assert not any(leaks.count(building.INSTANCE, data_dir).values())
+
+
+def test_a_build_that_has_no_room_says_so_before_it_starts(data_dir: Path) -> None:
+    building.write_recipe(data_dir, "huge", "build_mib = 1000000000\n")
+
+    async def scenario() -> None:
+        async with building.builder(data_dir) as here:
+            report = await here.build(building.spec(new_id(), "huge"))
+            assert report.state is BuildState.ERROR
+            assert "huge takes about 1000000000 MiB of disk" in report.reason
+            assert "--data-dir" in report.reason
+
+    asyncio.run(scenario())
+    assert not any(leaks.count(building.INSTANCE, data_dir).values())
+    shutil.rmtree(data_dir / "recipes" / "huge")
 
 
 def test_a_changed_recipe_makes_its_builds_stale(data_dir: Path) -> None:

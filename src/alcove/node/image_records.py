@@ -27,6 +27,8 @@ from alcove.wire.states import BuildState
 _log = structlog.get_logger()
 
 _NAME = "image.json"
+_STEPS = {"base": "root file system", "finalize": "snapshot"}
+"""Steps as the contract (e2b 9.5) calls them in a build's log, and as people do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ class ImageRecord:
                 return "waiting for the build before it"
             case BuildState.BUILDING:
                 entry = latest()
-                return "" if entry is None else f"{entry.fields.get('step', '')}: {entry.message}"
+                if entry is None:
+                    return ""
+                step = entry.fields.get("step", "")
+                return f"{_STEPS.get(step, step)}: {entry.message}"
             case _:
                 return ""
 

@@ -36,7 +36,7 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
 # As mmdebstrap installs: apt of the machine, with its network, and dpkg of the new root.
 _INSTALL = (
-    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --quiet -o Dir::Bin::dpkg=env'
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes -qq -o Dir::Bin::dpkg=env'
     " -o DPkg::Options::=--unset=APT_CONFIG -o DPkg::Options::=dpkg"
     ' -o DPkg::Chroot-Directory="$1" install '
 )

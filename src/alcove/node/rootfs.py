@@ -154,8 +154,10 @@ class RootfsStore:
             async with self._background() as group:
                 await self._fill(recipe, start, work, group, log)
             await asyncio.to_thread(os.rename, work, self._directory / digest)
-        finally:
+        except Exception:
+            # Not when the node stops, which must not wait for gigabytes: the next build does it.
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            raise
 
     async def _fill(
         self, recipe: Recipe, start: Path | None, work: Path, group: Cgroup, log: Log
