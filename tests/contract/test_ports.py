@@ -4,11 +4,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 from e2b import Sandbox
 
+from certificates import self_signed
 from stack import OPTIONS, Stack
 
 SERVER = """
@@ -153,3 +155,25 @@ def test_dead_sandbox_drops_its_connections(make: Callable[..., Sandbox], stack:
     gone = by_header(stack, sandbox, 8000)
     assert (gone.status_code, gone.json()["message"]) == (502, "The sandbox was not found")
     assert time.monotonic() - started < 2
+
+
+def test_a_port_that_speaks_tls_inside(
+    make: Callable[..., Sandbox], stack: Stack, tmp_path: Path
+) -> None:
+    sandbox = make(network={"https_ports": [8443]})
+    sandbox.files.write("/home/user/server.pem", self_signed(tmp_path).read_bytes())
+    program = SERVER.replace("ADDRESS", "0.0.0.0").replace("PORT", "8443")
+    secured = program.replace(
+        "Server((",
+        "import ssl\ncontext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\nserver = Server((",
+    ).replace(
+        ".serve_forever()",
+        "\ncontext.load_cert_chain('/home/user/server.pem')\n"
+        "server.socket = context.wrap_socket(server.socket, server_side=True)\n"
+        "server.serve_forever()",
+    )
+    sandbox.files.write("/home/user/server.py", secured)
+    sandbox.commands.run("python3 /home/user/server.py", background=True, timeout=0)
+    sandbox.commands.run("until (exec 3<>/dev/tcp/127.0.0.1/8443) 2>/dev/null; do sleep 0.05; done")
+    for path in ("/1", "/2"):
+        assert by_header(stack, sandbox, 8443, path).text.startswith(f"{path} ")

@@ -1,6 +1,5 @@
 """Web servers in the small internet, with and without TLS; they say whom they were asked for."""
 
-import datetime as dt
 import ssl
 import threading
 from collections.abc import Iterator
@@ -9,11 +8,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from certificates import self_signed
 from small_internet import SmallInternet, name_server, small_internet
 
 
@@ -51,7 +46,7 @@ def web(directory: Path) -> Iterator[Web]:
             "sub.allowed.example": world.public,
             "other.example": world.other,
         }
-        servers = [_server(world, None), _server(world, _certificate(directory))]
+        servers = [_server(world, None), _server(world, self_signed(directory))]
         for server in servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         ports = [int(server.socket.getsockname()[1]) for server in servers]
@@ -75,29 +70,3 @@ def _server(world: SmallInternet, certificate: Path | None) -> ThreadingHTTPServ
         listening = context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
     server.socket = listening
     return server
-
-
-def _certificate(directory: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "allowed.example")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "server.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path

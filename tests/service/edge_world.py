@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -151,7 +152,7 @@ class World:
 
     async def sandbox(self, sandbox: str = ONE, ports: dict[int, Handler] | None = None, **route):
         """Make a sandbox known, with a server behind each of its ports."""
-        generation = route.pop("generation", 1)
+        generation, tls = route.pop("generation", 1), route.pop("tls", {})
         self.ingress.generations[sandbox] = generation
         self.control.routes[sandbox] = {
             "sandbox_id": sandbox,
@@ -162,7 +163,7 @@ class World:
             **route,
         }
         for port, handler in (ports or {}).items():
-            server = await self._stack.enter_async_context(serving(handler))
+            server = await self._stack.enter_async_context(serving(handler, tls.get(port)))
             self.ingress.ports[sandbox, port] = port_of(server)
 
     def pause(self, sandbox: str = ONE, *, auto_resume: bool = True) -> None:
@@ -247,12 +248,14 @@ def port_of(server: asyncio.Server) -> int:
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[asyncio.Server]:
+async def serving(
+    handler: Handler, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[asyncio.Server]:
     async def guarded(reader, writer) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await handler(reader, writer)
 
-    server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1024 * 1024)
+    server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1024 * 1024, ssl=tls)
     try:
         yield server
     finally:

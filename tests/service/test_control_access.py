@@ -96,9 +96,9 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("DELETE", "/volumes/{volume_id}"): Access.TEAM,
     ("POST", "/secrets"): Access.TEAM,
     ("GET", "/secrets"): Access.TEAM,
-    ("GET", "/secrets/{secret}"): Access.TEAM,
-    ("POST", "/secrets/{secret}"): Access.TEAM,
-    ("DELETE", "/secrets/{secret}"): Access.TEAM,
+    ("GET", "/secrets/{secret_id}"): Access.TEAM,
+    ("POST", "/secrets/{secret_id}"): Access.TEAM,
+    ("DELETE", "/secrets/{secret_id}"): Access.TEAM,
 }
 SCHEMA = {("GET", "/openapi.json"), ("HEAD", "/openapi.json")}
 
@@ -116,7 +116,7 @@ async def call(
     world: World, route: tuple[str, str], headers: dict[str, str], sandbox_id: str, key_id: str
 ) -> int:
     method, path = route
-    for name in ("alias:path", "template_id:path", "template_id", "volume_id", "secret", "hash"):
+    for name in ("alias:path", "template_id:path", "template_id", "volume_id", "secret_id", "hash"):
         path = path.replace(f"{{{name}}}", "base")
     path = path.replace("{checkpoint:path}", UUID)
     path = path.replace("{sandbox_id}", sandbox_id).replace("{key_id}", key_id)

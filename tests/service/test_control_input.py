@@ -70,7 +70,10 @@ REFUSED = [
     (net(dnsServers=["9.9.9.9"] * 11), 400, "dnsServers may have at most 10"),
     (net(rules={"a.b": []}), 400, "network.rules is not available"),
     (net(egressProxy={"address": "a:1"}), 400, "network.egressProxy"),
-    (net(httpsPorts=[443]), 400, "network.httpsPorts"),
+    (net(httpsPorts=[49983]), 400, "httpsPorts: 49983 is the agent's port"),
+    (net(httpsPorts=[0]), 400, "httpsPorts: 0 is not a port"),
+    (net(httpsPorts=[65536]), 400, "httpsPorts: 65536 is not a port"),
+    (net(httpsPorts=list(range(1, 102))), 400, "httpsPorts may have at most 100"),
     (net(maskRequestHost="a\r\nb"), 400, "maskRequestHost"),
     (net(maskRequestHost=""), 400, "maskRequestHost"),
     (net(allowPublicTraffic="no"), 400, "validation error"),
@@ -148,6 +151,7 @@ ACCEPTED = [
     (net(denyOut=["0.0.0.0/0"]), SHUT),
     (net(allowOut=[], denyOut=[], rules={}, egressProxy=None), OPEN),
     (net(allowPublicTraffic=False, maskRequestHost="localhost:${PORT}"), OPEN),
+    (net(httpsPorts=[8443]), OPEN),
     (net(denyOut=["8.8.8.8", "::/0"]), EgressPolicy(deny=("8.8.8.8/32",))),
     (
         net(allowOut=["1.1.1.1", "1.0.0.1/24", "::1"]) | {"allow_internet_access": False},
@@ -175,6 +179,7 @@ def test_what_is_accepted_is_carried_out(in_world: InWorld) -> None:
             )
             assert route.json()["traffic_token"] == made["trafficAccessToken"]
             assert route.json()["mask_request_host"] == given.get("maskRequestHost")
+            assert route.json()["https_ports"] == given.get("httpsPorts", [])
             again = await world.http.post(f"/v2/sandboxes/{made['sandboxID']}/connect")
             assert again.json() == made
 
@@ -258,7 +263,6 @@ def test_what_comes_later_says_so(in_world: InWorld) -> None:
             ("POST", "/templates/base"),
             ("POST", "/templates/tags"),
             ("POST", "/volumes"),
-            ("GET", "/secrets"),
         ):
             answer = await world.http.request(method, path, json={})
             assert answer.status_code == answer.json()["code"] == 501, path

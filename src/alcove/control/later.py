@@ -20,11 +20,6 @@ _LATER: tuple[tuple[str, str, str], ...] = (
     ("GET", "/volumes", "volumes"),
     ("GET", "/volumes/{volume_id}", "volumes"),
     ("DELETE", "/volumes/{volume_id}", "volumes"),
-    ("POST", "/secrets", "secrets"),
-    ("GET", "/secrets", "secrets"),
-    ("GET", "/secrets/{secret}", "secrets"),
-    ("POST", "/secrets/{secret}", "secrets"),
-    ("DELETE", "/secrets/{secret}", "secrets"),
 )
 _PARAMETER = re.compile(r"{(\w+)")
 

@@ -51,6 +51,9 @@ from alcove.control.sandboxes.resumes import Resumes
 from alcove.control.sandboxes.retention import Retention
 from alcove.control.sandboxes.rollbacks import Rollbacks
 from alcove.control.sandboxes.service import Sandboxes
+from alcove.control.secrets import routes as secret_routes
+from alcove.control.secrets.sealing import Sealer, read_keys
+from alcove.control.secrets.service import Secrets
 from alcove.control.settings import Settings
 from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.snapshots.service import Snapshots
@@ -83,6 +86,7 @@ class Parts:
     db: Database
     nodes: Nodes
     teams: Teams
+    secrets: Secrets
     templates: Templates
     builds: Builds
     tags: Tags
@@ -167,6 +171,7 @@ def _assemble(
         db=db,
         nodes=nodes,
         teams=Teams(db, clock),
+        secrets=_secrets(settings, db, clock),
         templates=context.templates,
         builds=builds,
         tags=Tags(db, context.templates, clock),
@@ -193,6 +198,10 @@ def _assemble(
         cluster_token=key,
         clock=clock,
     )
+
+
+def _secrets(settings: Settings, db: Database, clock: Callable[[], int]) -> Secrets:
+    return Secrets(db, Sealer(read_keys(settings.data_dir / "secrets.key")), clock)
 
 
 def _reconciler(
@@ -319,6 +328,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(tag_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
+    app.include_router(secret_routes.router)
     app.include_router(event_routes.router)
     app.include_router(internal_routes.router)
     probes.add_routes(app)

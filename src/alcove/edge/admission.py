@@ -15,7 +15,8 @@ from alcove.edge.heads import RequestHead
 from alcove.wire.hosts import GUEST_PORT, PortOfSandbox
 from alcove.wire.tokens import file_signature, same
 
-_ACCESS, _TRAFFIC = ACCESS_TOKEN_HEADER.lower().encode(), TRAFFIC_TOKEN_HEADER.encode()
+_ACCESS = ACCESS_TOKEN_HEADER.lower().encode()
+TRAFFIC_TOKEN_FIELD = TRAFFIC_TOKEN_HEADER.lower().encode()
 _OPERATIONS = {b"GET": "read", b"HEAD": "read", b"POST": "write"}
 
 
@@ -23,7 +24,7 @@ def to_reach(route: Route | Asleep, to: PortOfSandbox, head: RequestHead) -> Non
     """Raises TrafficTokenError. The guest's port has a token of its own, which it checks itself."""
     if route.traffic_token is None or to.port == GUEST_PORT:
         return
-    given = head.get(_TRAFFIC)
+    given = head.get(TRAFFIC_TOKEN_FIELD)
     if not given:
         raise TrafficTokenError(to.sandbox_id, missing=True)
     if not same(given, route.traffic_token):

@@ -42,6 +42,8 @@ class Route:
     node_ingress: tuple[str, int]
     traffic_token: str | None
     mask_request_host: str | None
+    https_ports: frozenset[int] = frozenset()
+    """Ports inside that speak TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def read_answer(status: int, body: bytes) -> Route | Asleep:
             node_ingress=(host.strip("[]"), int(port)),
             traffic_token=data.get("traffic_token"),
             mask_request_host=_read_mask(data.get("mask_request_host")),
+            https_ports=frozenset(map(int, data.get("https_ports", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControlSilentError("control's route cannot be read") from error

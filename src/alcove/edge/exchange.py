@@ -192,7 +192,7 @@ class Exchange:
             self._unanswered()
             return
         self._replay.sent()
-        tunnel.write(self._head.forward(ready.masked_host))
+        tunnel.write(self._head.forward(ready.masked_host, ready.withheld))
         if self._replay.body:
             tunnel.write_all(self._replay.body)
         self._request = _At.DONE if self._body.done else _At.BODY

@@ -80,9 +80,12 @@ class RequestHead:
     def without_upgrade(self) -> None:
         self.upgrade = None
 
-    def forward(self, masked_host: bytes | None) -> bytes:
-        """The head to send on; `masked_host` takes the place of Host (contract e2b 5.1)."""
-        drop = _HOP_BY_HOP | (self.nominated - _PROTECTED)
+    def forward(self, masked_host: bytes | None, withheld: frozenset[bytes] = frozenset()) -> bytes:
+        """The head to send on, without the fields `withheld`.
+
+        `masked_host` takes the place of Host (contract e2b 5.1).
+        """
+        drop = _HOP_BY_HOP | (self.nominated - _PROTECTED) | withheld
         if self.minor == 0:
             drop |= {b"expect"}
         lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]

@@ -9,6 +9,7 @@ The node's ingress answers CONNECT and from then on passes bytes (wire/node.py).
 
 import asyncio
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ WRITE_HIGH_BYTES = 128 * 1024
 _CONNECT_TIMEOUT_S = 15.0
 # A node that is saving the sandbox holds the request until it is done.
 _ANSWER_TIMEOUT_S = 60.0
+_HANDSHAKE_TIMEOUT_S = 10.0
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -64,6 +66,7 @@ class Tunnel(asyncio.Protocol):
         """Set while idle: the tunnel ended, or spoke out of turn, and is of no more use."""
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._is_secure = False
         self._head = b""
         self._answer: asyncio.Future[int] | None = None
 
@@ -84,6 +87,25 @@ class Tunnel(asyncio.Protocol):
         self._answer = None
         if status != 200:
             raise RefusedTunnelError(status)
+
+    async def secure(self, server_name: str) -> None:
+        """Speak TLS with the port from now on; whoever it is, as plain ports are not asked either.
+
+        Raises OSError (a failed handshake is one).
+        """
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        secured = await loop.start_tls(
+            self._transport,
+            self,
+            _trusting,
+            server_hostname=server_name,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+        )
+        if secured is None or self.closed:
+            raise ConnectionResetError("the port closed the connection")
+        self._transport = secured
+        self._is_secure = True
 
     def acquire(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -107,7 +129,11 @@ class Tunnel(asyncio.Protocol):
             self._transport.writelines(pieces)
 
     def write_eof(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._is_secure:  # TLS connections close both ways at once
+            self._transport.close()
+        else:
             self._transport.write_eof()
 
     def pause(self, paused: bool) -> None:
@@ -148,7 +174,7 @@ class Tunnel(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self.receiver is not None:
-            return self.receiver.upstream_eof()
+            return self.receiver.upstream_eof() and not self._is_secure
         self._spoil()
         return False
 
@@ -191,15 +217,35 @@ class Tunnel(asyncio.Protocol):
         answer.set_result(status)
 
 
+def _trust_anyone() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+_trusting = _trust_anyone()
+
+
 async def open_tunnel(
-    ingress: tuple[str, int], to: PortOfSandbox, generation: int, token: str
+    ingress: tuple[str, int],
+    to: PortOfSandbox,
+    generation: int,
+    token: str,
+    server_name: str | None = None,
 ) -> Tunnel:
-    """Raises RefusedTunnelError, NotHttpError, TimeoutError or OSError."""
+    """With a server name the port is spoken to in TLS.
+
+    Raises RefusedTunnelError, NotHttpError, TimeoutError or OSError.
+    """
     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
         tunnel = await open_direct(ingress)
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             await tunnel.connect(to, generation, token)
+            if server_name is not None:
+                await tunnel.secure(server_name)
     except BaseException:
         tunnel.abort()
         raise

@@ -8,11 +8,13 @@ Whether a request may enter is decided before a tunnel is taken or a sandbox wok
 """
 
 import asyncio
+import ssl
 from typing import NamedTuple
 
 import structlog
 
 from alcove.edge import admission, metrics
+from alcove.edge.admission import TRAFFIC_TOKEN_FIELD
 from alcove.edge.catalog import Asleep, Catalog, Route
 from alcove.edge.errors import (
     ControlUnreachableError,
@@ -49,6 +51,8 @@ class Ready(NamedTuple):
     tunnel: Tunnel
     key: Key
     masked_host: bytes | None
+    withheld: frozenset[bytes] = frozenset()
+    """Names of header fields that are for us and not for what runs inside."""
 
 
 class Upstreams:
@@ -95,7 +99,7 @@ class Upstreams:
             return idle
         for pause_s in (*_REFUTED_PAUSES_S, None):
             try:
-                return await self._dial(route, to)
+                return await self._dial(route, to, head)
             except SandboxNotFoundError:
                 # Paused, moved, or a new life of it began, since control was asked.
                 self._catalog.refute(route)
@@ -144,12 +148,15 @@ class Upstreams:
         if tunnel is None:
             return None
         metrics.tunnels_reused.inc()
-        return Ready(tunnel, key, _masked_host(route, to.port))
+        return _ready(tunnel, key, route)
 
-    async def _dial(self, route: Route, to: PortOfSandbox) -> Ready:
+    async def _dial(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready:
+        server_name = head.host.partition(":")[0] if to.port in route.https_ports else None
         for pause_s in (*_DIAL_PAUSES_S, None):
             try:
-                tunnel = await open_tunnel(route.node_ingress, to, route.generation, self._token)
+                tunnel = await open_tunnel(
+                    route.node_ingress, to, route.generation, self._token, server_name
+                )
             except RefusedTunnelError as error:
                 raise _refusal(error.status, to) from error
             except TimeoutError as error:
@@ -160,6 +167,10 @@ class Upstreams:
             except NotHttpError as error:
                 raise NoAnswerError(
                     to.sandbox_id, "The port did not answer with valid HTTP/1.1"
+                ) from error
+            except ssl.SSLError as error:
+                raise NoAnswerError(
+                    to.sandbox_id, f"The port does not speak TLS: {error.reason or 'no handshake'}"
                 ) from error
             except ConnectionError as error:
                 metrics.opened[metrics.Opened.UNREACHABLE].inc()
@@ -174,8 +185,14 @@ class Upstreams:
             else:
                 metrics.opened[metrics.Opened.OPEN].inc()
                 key = Key(to.sandbox_id, route.generation, to.port)
-                return Ready(tunnel, key, _masked_host(route, to.port))
+                return _ready(tunnel, key, route)
         raise AssertionError
+
+
+def _ready(tunnel: Tunnel, key: Key, route: Route) -> Ready:
+    private = route.traffic_token is not None and key.port != GUEST_PORT
+    withheld = frozenset({TRAFFIC_TOKEN_FIELD}) if private else frozenset[bytes]()
+    return Ready(tunnel, key, _masked_host(route, key.port), withheld)
 
 
 def _masked_host(route: Route, port: int) -> bytes | None:

@@ -89,6 +89,7 @@ class ErrorCode(StrEnum):
     SNAPSHOT_DAMAGED = "snapshot_damaged"
     SNAPSHOT_INCOMPATIBLE = "snapshot_incompatible"
     SNAPSHOT_IN_USE = "snapshot_in_use"
+    SECRETS_FULL = "secret_limit_reached"
     POLICY_NOT_SET = "egress_policy_not_set"
     NO_INTERPRETER = "no_code_interpreter"
     EXECUTION_CUT_OFF = "execution_cut_off"

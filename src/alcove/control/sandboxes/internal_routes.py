@@ -34,6 +34,7 @@ class Route(BaseModel):
     access_token: str
     traffic_token: str | None
     mask_request_host: str | None
+    https_ports: list[int]
 
 
 class Status(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any
 
 from alcove.control.errors import InvalidRequestError
 from alcove.wire.egress import EVERYTHING, REFUSED_NETWORKS, EgressPolicy
+from alcove.wire.hosts import GUEST_PORT
 
 _DOMAINS_NEED_DENY = (
     "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out to "
@@ -27,6 +28,7 @@ _DOTTED_NUMBERS = re.compile(r"[\d.]+\Z")
 _MAX_DOMAIN_LENGTH = 253
 _MAX_RULES = 4096
 _MAX_DNS_SERVERS = 10
+_MAX_HTTPS_PORTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,13 @@ class Network:
 def read_network(network: Mapping[str, Any] | None, allow_internet: bool | None) -> Network:
     """Raises InvalidRequestError for what is malformed and for what this version cannot do."""
     given = {name: value for name, value in (network or {}).items() if value is not None}
-    for name in ("rules", "egressProxy", "httpsPorts"):
+    for name in ("rules", "egressProxy"):
         if given.get(name):
             raise _not_yet(name)
     mask = given.get("maskRequestHost")
     if mask is not None:
         _check_mask(mask)
+    _check_https_ports(given.get("httpsPorts") or [])
     return Network(
         egress=_read_policy(given, allow_internet),
         public_traffic=given.get("allowPublicTraffic", True),
@@ -154,6 +157,18 @@ def _read_dns_servers(servers: list[str] | None) -> tuple[str, ...] | None:
                 f"dnsServers: '{server}' is private or reserved; no sandbox can reach it"
             )
     return tuple(dict.fromkeys(servers))
+
+
+def _check_https_ports(ports: list[int]) -> None:
+    if len(ports) > _MAX_HTTPS_PORTS:
+        raise InvalidRequestError(f"httpsPorts may have at most {_MAX_HTTPS_PORTS} entries")
+    for port in ports:
+        if not 1 <= port <= 65535:
+            raise InvalidRequestError(f"httpsPorts: {port} is not a port")
+        if port == GUEST_PORT:
+            raise InvalidRequestError(
+                f"httpsPorts: {GUEST_PORT} is the agent's port, which does not speak TLS"
+            )
 
 
 def _check_mask(mask: str) -> None:

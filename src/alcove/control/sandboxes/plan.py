@@ -112,6 +112,8 @@ class Routed:
     access_token: str
     traffic_token: str | None
     mask_request_host: str | None
+    https_ports: list[int]
+    """Ports inside that speak TLS."""
 
 
 def sandbox(

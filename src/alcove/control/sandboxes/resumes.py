@@ -310,6 +310,7 @@ class Resumes:
             access_token=created.access_token,
             traffic_token=created.traffic_token,
             mask_request_host=sandbox.network.get("maskRequestHost"),
+            https_ports=sandbox.network.get("httpsPorts") or [],
         )
 
 

@@ -1,0 +1,1 @@
+"""Secrets of teams: write-only values for what leaves sandboxes, sealed in the database."""

@@ -1,0 +1,57 @@
+"""Bodies of /secrets (contract e2b 2.12). A value is never part of an answer, an error or a log."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints
+
+from alcove.control.api import Body, Text, storable
+
+MAX_VALUE_BYTES = 64 * 1024
+_MAX_ENTRIES, _MAX_KEY_BYTES, _MAX_TEXT_BYTES, _MAX_TOTAL_BYTES = 32, 128, 1024, 8192
+
+
+def _check_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    storable(text)
+    if not 1 <= len(text.encode()) <= MAX_VALUE_BYTES:
+        raise ValueError(f"must have 1 to {MAX_VALUE_BYTES} bytes")
+    return value
+
+
+def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
+    sizes = [(len(key.encode()), len(text.encode())) for key, text in pairs.items()]
+    if len(pairs) > _MAX_ENTRIES:
+        raise ValueError(f"must have at most {_MAX_ENTRIES} entries")
+    if any(key > _MAX_KEY_BYTES for key, _ in sizes):
+        raise ValueError(f"keys must have at most {_MAX_KEY_BYTES} bytes")
+    if any(text > _MAX_TEXT_BYTES for _, text in sizes):
+        raise ValueError(f"values must have at most {_MAX_TEXT_BYTES} bytes")
+    if sum(map(sum, sizes)) > _MAX_TOTAL_BYTES:
+        raise ValueError(f"must have at most {_MAX_TOTAL_BYTES} bytes in total")
+    return pairs
+
+
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9_-]+$")]
+Value = Annotated[SecretStr, Field(strict=False), AfterValidator(_check_value)]
+Metadata = Annotated[dict[Text, Text], AfterValidator(_check_metadata)]
+
+
+class NewSecret(Body):
+    name: Name
+    value: Value
+    metadata: Metadata | None = None
+
+
+class SecretUpdate(Body):
+    value: Value
+    metadata: Metadata | None = None
+    """Left out: kept. Empty: cleared."""
+
+
+class Secret(BaseModel):
+    secretID: str
+    name: str
+    currentVersion: int
+    metadata: dict[str, str]
+    createdAt: str
+    updatedAt: str
