@@ -10,14 +10,14 @@ from stack import Stack
 def test_a_secret(stack: Stack) -> None:
     made = Secret.create("Contract-Token", "hush", metadata={"for": "tests"})
     try:
-        assert (made.name, made.current_version, made.metadata) == (
+        assert (made.name, made.version, made.metadata) == (
             "contract-token",
             1,
             {"for": "tests"},
         )
         assert "hush" not in repr(made)
         assert Secret.get_info(made.secret_id) == Secret.get_info("contract-token") == made
-        assert Secret.update("contract-token", "hush again").current_version == 2
+        assert Secret.update("contract-token", "hush again").version == 2
         listed = Secret.list(limit=1)
         names = []
         while listed.has_next:
