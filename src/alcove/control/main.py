@@ -187,9 +187,7 @@ def _assemble(
         reach=reach,
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
-        sandbox_reconciler=_reconciler(
-            settings, context, sandboxes, pauses=pauses, resumes=resumes, reach=reach
-        ),
+        sandbox_reconciler=_reconciler(settings, context, (sandboxes, pauses, resumes, reach)),
         template_reconciler=TemplateReconciler(db, nodes, clock),
         build_reconciler=BuildReconciler(db, nodes, builds, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
@@ -205,14 +203,9 @@ def _secrets(settings: Settings, db: Database, clock: Callable[[], int]) -> Secr
 
 
 def _reconciler(
-    settings: Settings,
-    context: Context,
-    sandboxes: Sandboxes,
-    *,
-    pauses: Pauses,
-    resumes: Resumes,
-    reach: Reach,
+    settings: Settings, context: Context, deciders: tuple[Sandboxes, Pauses, Resumes, Reach]
 ) -> SandboxReconciler:
+    sandboxes, pauses, resumes, reach = deciders
     return SandboxReconciler(
         context.db,
         context.nodes,
