@@ -23,6 +23,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, agent: Agent) -> Iterator[In
         yield world
 
 
+def test_the_first_execution_of_a_warm_context_is_number_one(world: Interpreter) -> None:
+    first = world.execute("_, __, 'In' in globals() and len(In)")
+    assert (first.count, first.text) == (1, "('', '', 2)")
+
+
 def test_contexts_are_listed_in_order_and_go(world: Interpreter, tmp_path: Path) -> None:
     first = world.contexts()
     assert [c["language"] for c in first] == ["python"]

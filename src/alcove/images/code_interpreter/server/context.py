@@ -105,6 +105,12 @@ class Context:
         with contextlib.suppress(KernelError, Closed):  # logged, and tried again on the next use
             await self.ready()
 
+    async def rehearse(self) -> None:
+        """Go an execution's way once, so that a snapshot has in memory what the first one needs."""
+        kernel = await self.ready()
+        await environment.fetch(self._envd_port, None)
+        await kernel.execute("''", silent=True, shown=True).done.wait()
+
     @property
     def has_kernel(self) -> bool:
         """Whether a kernel was ever started, alive or not."""

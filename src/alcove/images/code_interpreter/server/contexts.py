@@ -138,7 +138,7 @@ class Contexts:
     async def _warm(self) -> None:
         try:
             for name in self._settings.warm:
-                await (await self.default(name)).ready()
+                await (await self.default(name)).rehearse()
         except Exception as error:
             self.problem = str(error) or "a default context was deleted"
             _log.exception("a default kernel did not start")

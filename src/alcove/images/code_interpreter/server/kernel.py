@@ -213,13 +213,17 @@ class Kernel:
 
     # --- work
 
-    def execute(self, code: str, *, silent: bool = False) -> Run:
-        """Hand code to the kernel, which runs what it is given in order."""
+    def execute(self, code: str, *, silent: bool = False, shown: bool = False) -> Run:
+        """Hand code to the kernel, which runs what it is given in order.
+
+        `silent` code does not count and its output is thrown away; with `shown`, the kernel makes
+        the output all the same.
+        """
         return self._send(
             "execute_request",
             {
                 "code": code,
-                "silent": silent,
+                "silent": silent and not shown,
                 "store_history": not silent,
                 "user_expressions": {},
                 "allow_stdin": False,
