@@ -27,7 +27,10 @@ OPTIONS = {
     "slot-network": f"10.{220 + SLOT}.0.0/16" if SLOT else "10.237.0.0/16",
     "places-ready": "3",
 }
+REGISTRY = f"127.0.0.1:{_PORT + 70}"
+"""Where tests of images have a registry."""
 SETTINGS = {
+    "ALCOVE_NODE_TRUSTED_REGISTRIES": REGISTRY,
     # As many as at rest: what is left can be counted when their number does not follow demand.
     "ALCOVE_NODE_WARM_READY_TOTAL": "2",
 }

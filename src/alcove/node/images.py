@@ -13,15 +13,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from alcove.concurrency import spawn
 from alcove.node import agent_bundle
-from alcove.node.building.builder import Built, StepFailedError, Tools
-from alcove.node.building.layers import Layers
-from alcove.node.building.making import Maker
-from alcove.node.building.turns import Turns
+from alcove.node.building.builder import Built, StepFailedError
+from alcove.node.building.making import Maker, Means
+from alcove.node.building.registries import Credentials
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError, chain
@@ -33,10 +33,10 @@ from alcove.node.logs import SandboxLog
 from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
-from alcove.node.rootfs import RootfsError, RootfsStore
+from alcove.node.rootfs import RootfsStore
+from alcove.node.roots import RootfsError
 from alcove.node.run import CommandError
 from alcove.node.wanted import WantedRecipes
-from alcove.storage import Storage
 from alcove.wire.builds import BuildPlan
 from alcove.wire.ids import BuildId
 from alcove.wire.node import (
@@ -77,19 +77,13 @@ class Workshop:
     """Snapshots of another version cannot be restored."""
     places: Places
     events: Events
-    layers: Layers
-    storage: Storage
-    turns: Turns
-    cache_bytes: int
-    """So much of what steps have made is kept to be used again."""
+    building: Means
     extra_ca_pem: str = ""
     """Certificates that programs in sandboxes shall trust beside the public ones."""
 
     def maker(self) -> Maker:
-        tools = Tools(
-            self.driver, self.places, self.rootfs, self.layers, self.storage, self.extra_ca_pem
-        )
-        return Maker(tools)
+        tools = self.building.tools(self.driver, self.places, self.rootfs, self.extra_ca_pem)
+        return Maker(tools, self.building.fetcher)
 
 
 class Images:
@@ -111,7 +105,7 @@ class Images:
 
     async def open(self) -> None:
         """Look at what is there after a start of the node; call once, before anything else."""
-        await self._with.layers.remove_remains()
+        await self._with.building.remove_remains()
         for record in self._records.all():
             if record.state in {BuildState.WAITING, BuildState.BUILDING}:
                 self._end(record, BuildState.ERROR, _INTERRUPTED)
@@ -128,15 +122,18 @@ class Images:
         while self._tasks:
             await asyncio.wait(self._tasks.values())
 
-    def build(self, spec: ImageSpec) -> ImageReport:
-        """Begin a build; repeated, only say how it goes. Raises InvalidRequestError."""
+    def build(self, spec: ImageSpec, registry: dict[str, Any] | None = None) -> ImageReport:
+        """Begin a build; repeated, only say how it goes. Raises InvalidRequestError.
+
+        `registry`: credentials for the image it stands on, which are kept nowhere.
+        """
         self._records.directory(spec.build_id)
         record = self._records.get(spec.build_id)
         if record is None:
             work = self._work(spec)
             record = ImageRecord(spec, BuildState.WAITING, self._now())
             self._records.write(record)
-            task = spawn(self._run(record, work), name=f"build {spec.build_id}")
+            task = spawn(self._run(record, work, registry), name=f"build {spec.build_id}")
             self._tasks[spec.build_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(spec.build_id, None))
         elif record.spec != spec:
@@ -215,7 +212,7 @@ class Images:
             rootfs = {each.rootfs for each in needed} | self._maker.in_use()
             agents = {each.agent for each in needed} | {self._current_agent}
             await self._with.rootfs.collect(rootfs)
-            await self._with.layers.collect(self._with.cache_bytes)
+            await self._with.building.collect()
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
     def _forget(self, build_id: BuildId) -> None:
@@ -249,14 +246,16 @@ class Images:
         except (RecipeError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(str(error)) from error
 
-    async def _run(self, record: ImageRecord, work: Recipe | BuildPlan) -> None:
+    async def _run(
+        self, record: ImageRecord, work: Recipe | BuildPlan, registry: dict[str, Any] | None
+    ) -> None:
         try:
             if isinstance(work, Recipe):
                 async with self._turn:
                     await self._make(record, lambda: self._from_recipe(record, work))
             else:
-                async with self._with.turns.take(work.owner):
-                    await self._make(record, lambda: self._from_plan(record, work))
+                async with self._with.building.turns.take(work.owner):
+                    await self._make(record, lambda: self._from_plan(record, work, registry))
         except asyncio.CancelledError:
             self._fail(record, _INTERRUPTED)
             raise
@@ -311,13 +310,15 @@ class Images:
         self._wanted.note(recipe, rootfs)
         return Built(rootfs, recipe.startup)
 
-    async def _from_plan(self, record: ImageRecord, plan: BuildPlan) -> Built:
+    async def _from_plan(
+        self, record: ImageRecord, plan: BuildPlan, registry: dict[str, Any] | None
+    ) -> Built:
         log = self._log_of(record.spec.build_id)
-        origin = self.origin(BuildId(plan.from_build))
+        origin = self.origin(BuildId(plan.from_build)) if plan.from_build else None
         return await self._maker.make(
             record.spec,
             plan,
-            origin,
+            origin or (None if registry is None else Credentials.from_json(registry)),
             self._agent(self._current_agent),
             lambda step, level, line: log.add(self._now(), level, line, step=step),
         )

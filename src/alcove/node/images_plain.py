@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alcove.concurrency import spawn
 from alcove.node.drivers.driver import Driver, DriverError, Image
@@ -34,7 +35,8 @@ class PlainImages:
         self._startups: dict[BuildId, Startup] = {}
         self._turn = asyncio.Lock()
 
-    def build(self, spec: ImageSpec) -> ImageReport:
+    def build(self, spec: ImageSpec, registry: dict[str, Any] | None = None) -> ImageReport:
+        del registry
         if not spec.plan and spec.recipe not in self._recipes.names():
             raise InvalidRequestError(f"there is no recipe {spec.recipe!r}")
         if spec.build_id not in self._builds:

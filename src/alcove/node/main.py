@@ -28,8 +28,7 @@ from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import conformance, metrics, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
-from alcove.node.building.layers import Layers
-from alcove.node.building.turns import Turns
+from alcove.node.building.making import Means
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers import fake as fake_driver
 from alcove.node.drivers.driver import Driver
@@ -55,7 +54,6 @@ from alcove.node.settings import Settings
 from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
-from alcove.storage import Storage
 from alcove.wire.ids import NodeId
 
 _log = structlog.get_logger()
@@ -190,10 +188,7 @@ class Node:
                 driver_version=await Runsc(_RUNSC).version_text(),
                 places=self.places,
                 events=self.events,
-                layers=Layers(directory),
-                storage=Storage(self._settings.storage_url, directory),
-                turns=Turns(self._settings.builds_at_once),
-                cache_bytes=self._settings.build_cache_mib << 20,
+                building=Means.of(self._settings),
                 extra_ca_pem=self._extra_ca_pem,
             ),
         )

@@ -12,7 +12,6 @@ in a private mount and PID namespace that dies with this process, so nothing is 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -26,15 +25,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alcove._version import __version__
-from alcove.node import apt_sources, mmdebstrap, trees
+from alcove.node import apt_sources, mmdebstrap
 from alcove.node.cgroups import Cgroup
 from alcove.node.egress import GATEWAY_ADDRESS
 from alcove.node.recipes import Recipe
+from alcove.node.roots import NEW, RootfsError, Roots
 from alcove.node.run import CommandError, follow, run
 
 _FORMAT = "3"
-_JUST_MADE_S = 60.0
-_NEW, _STACK = ".new-", ".stack-"
 _TIME_LIMIT_S = 2 * 3600.0
 """Of one command; an hour of compiling on a busy machine is not yet stuck."""
 _BACKGROUND_CPUS = 0.1
@@ -51,29 +49,18 @@ Log = Callable[[str, str], None]
 """(level, line)"""
 
 
-class RootfsError(Exception):
-    """A root file system could not be made; the message says why and what to do."""
-
-
-class RootfsStore:
-    """The root file systems of one machine."""
+class RootfsStore(Roots):
+    """The root file systems of one machine, and the making of those of recipes."""
 
     def __init__(self, data_dir: Path, extra_ca_pem: str, group: str) -> None:
         """`group`: path of the control group that builds run in."""
-        self._directory = data_dir / "images" / "rootfs"
+        super().__init__(data_dir / "images" / "rootfs")
         self._group = group
         self._authorities = _CERTIFICATE.findall(extra_ca_pem)
-        self._building = asyncio.Lock()
-        self._stacking: set[str] = set()
-        self._made: dict[str, float] = {}
-        """When roots were stacked: whoever asked for one has not yet written down that it is."""
 
     async def clear(self) -> None:
         """Remove from the kernel what a build left that was killed. Not while one runs."""
         await Cgroup(self._group).remove()
-
-    def path(self, digest: str) -> Path:
-        return self._directory / digest / "root"
 
     def digest(self, recipe: Recipe) -> str:
         parts = {
@@ -88,10 +75,6 @@ class RootfsStore:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
-    def size_bytes(self, digest: str) -> int:
-        manifest = self._directory / digest / "manifest.json"
-        return int(json.loads(manifest.read_text())["bytes"])
-
     async def ensure(self, recipe: Recipe, log: Log) -> str:
         """The digest of the recipe's root file system, which is made if it is not there."""
         digest = await asyncio.to_thread(self.digest, recipe)
@@ -99,41 +82,6 @@ class RootfsStore:
         async with self._building:
             await self._ensure(recipe, digest, log)
         return digest
-
-    async def stack(self, digest: str, base: str, layers: list[Path], layer_bytes: int) -> None:
-        """Make the root of a base and layers on it, if it is not there. Raises CommandError."""
-        if await asyncio.to_thread(self.path(digest).is_dir):
-            return
-        work = Path(tempfile.mkdtemp(prefix=_STACK, dir=self._directory))
-        self._stacking.add(work.name)
-        try:
-            await trees.stack(self.path(base), layers, work / "root")
-            manifest = json.loads((self._directory / base / "manifest.json").read_text())
-            manifest |= {"base": base, "built_at": time.time(), "alcove": __version__}
-            manifest["bytes"] += layer_bytes
-            (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            with contextlib.suppress(FileExistsError, OSError):  # another build made it meanwhile
-                os.rename(work, self._directory / digest)  # noqa: PTH104
-            self._made[digest] = time.monotonic()
-            if not self.path(digest).is_dir():
-                raise RootfsError(f"the root file system {digest} could not be put in its place")
-        finally:
-            self._stacking.discard(work.name)
-            await asyncio.shield(trees.remove(work))
-
-    async def collect(self, keep: set[str]) -> None:
-        """Remove root file systems whose digest is not in `keep`, and interrupted builds."""
-        if not self._directory.is_dir():
-            return
-        for path in self._directory.iterdir():
-            lately = time.monotonic() - self._made.get(path.name, -_JUST_MADE_S) < _JUST_MADE_S
-            made_now = (
-                lately
-                or path.name in self._stacking
-                or (path.name.startswith(_NEW) and self._building.locked())
-            )
-            if path.name not in keep and not made_now:
-                await trees.remove(path)
 
     async def _ensure(self, recipe: Recipe, digest: str, log: Log) -> None:
         if await asyncio.to_thread(self.path(digest).is_dir):
@@ -218,9 +166,9 @@ class RootfsStore:
     def _new_directory(self) -> Path:
         # Private to root: it holds set-user-id programs.
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._directory.glob(f"{_NEW}*"):
+        for left in self._directory.glob(f"{NEW}*"):
             shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=_NEW, dir=self._directory))
+        return Path(tempfile.mkdtemp(prefix=NEW, dir=self._directory))
 
     def _authority_files(self, work: Path) -> list[Path]:
         """One certificate a file, as update-ca-certificates takes them."""

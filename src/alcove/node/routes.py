@@ -54,7 +54,7 @@ _M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec)
 class ImageStore(Protocol):
     """Template builds: images.py makes real ones, images_plain.py those of the fake driver."""
 
-    def build(self, spec: ImageSpec) -> ImageReport: ...
+    def build(self, spec: ImageSpec, registry: dict[str, Any] | None = None) -> ImageReport: ...
 
     def get(self, build_id: BuildId) -> Image | None: ...
 
@@ -187,10 +187,14 @@ class Api:
         return Response(status_code=204)
 
     async def _build(self, request: Request) -> Response:
-        spec = await _read(request, ImageSpec)
+        data = await _read_object(request)
+        registry = data.pop("registry", None)
+        spec = _message(data, ImageSpec)
         if spec.build_id != request.path_params["id"]:
             raise InvalidRequestError("the build id in the path and in the body differ")
-        return JSONResponse(self._images.build(spec).to_json())
+        if registry is not None and not isinstance(registry, dict):
+            raise InvalidRequestError("registry must be an object")
+        return JSONResponse(self._images.build(spec, registry).to_json())
 
     async def _image(self, request: Request) -> Response:
         build_id = BuildId(request.path_params["id"])
@@ -273,6 +277,15 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _read(request: Request, kind: type[_M]) -> _M:
+    return _message(await _read_object(request), kind)
+
+
+def _message(data: dict[str, Any], kind: type[_M]) -> _M:
+    _check(data, kind)
+    return kind.from_json(data)
+
+
+async def _read_object(request: Request) -> dict[str, Any]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -284,8 +297,7 @@ async def _read(request: Request, kind: type[_M]) -> _M:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise InvalidRequestError("the body is not a JSON object")
-    _check(data, kind)
-    return kind.from_json(data)
+    return data
 
 
 def _check(data: dict[str, Any], kind: type[_M]) -> None:

@@ -105,5 +105,8 @@ class Settings(BaseSettings):
     build_cache_mib: int = Field(default=20480, ge=0)
     """What build steps made is kept for later builds up to this size."""
 
+    trusted_registries: str = ""
+    """Registries (host:port, by commas) that may have private addresses, and no TLS."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What is written to standard output."""

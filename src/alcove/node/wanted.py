@@ -8,7 +8,8 @@ from alcove.node.ground import Size
 from alcove.node.image_records import ImageRecord
 from alcove.node.origins import Startup
 from alcove.node.recipes import Recipe, RecipeError, Recipes
-from alcove.node.rootfs import RootfsError, RootfsStore
+from alcove.node.rootfs import RootfsStore
+from alcove.node.roots import RootfsError
 from alcove.wire.node import ImageSpec
 
 _log = structlog.get_logger()

@@ -56,6 +56,8 @@ class BuildPlan:
     """A finished build of the same node; or from_image."""
     from_image: str = ""
     """An image of a registry."""
+    with_credentials: bool = False
+    """Credentials for the registry are sent beside the plan, and kept nowhere."""
     steps: tuple[BuildStep, ...] = ()
     start_command: str = ""
     ready_command: str = ""

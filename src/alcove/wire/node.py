@@ -15,6 +15,7 @@
     GET    /v1/snapshots/{id}                                  SnapshotReport | 404
     DELETE /v1/snapshots/{id}                                  204             repeatable
     PUT    /v1/images/{build_id}       ImageSpec               ImageReport     build; repeatable
+                                       and "registry": credentials, or nothing
     GET    /v1/images/{build_id}                               ImageReport | 404
     GET    /v1/images                                          {"images": [ImageReport]}
     GET    /v1/images/{build_id}/logs?after=                   {"entries": [LogEntry]}

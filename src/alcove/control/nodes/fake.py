@@ -47,6 +47,7 @@ class FakeNode:
         self.sandboxes: dict[SandboxId, SandboxReport] = {}
         self.specs: dict[SandboxId, SandboxSpec] = {}
         self.built: dict[BuildId, ImageReport] = {}
+        self.registries: dict[BuildId, dict[str, str] | None] = {}
         self.plans: dict[BuildId, dict[str, Any]] = {}
         self.saved: dict[SnapshotId, SnapshotReport] = {}
         self.memory_mib = self.memory_free_mib = 1024 * 1024
@@ -160,7 +161,7 @@ class FakeNode:
             return []
         return [LogEntry(1, report.started_at, "info", "restored", {"logger": "node"})]
 
-    async def build(self, spec: ImageSpec) -> ImageReport:
+    async def build(self, spec: ImageSpec, registry: dict[str, str] | None = None) -> ImageReport:
         await self._enter("build")
         if spec.build_id not in self.built:
             self.built[spec.build_id] = ImageReport(
@@ -175,6 +176,7 @@ class FakeNode:
                 planned=bool(spec.plan),
             )
             self.plans[spec.build_id] = spec.plan
+            self.registries[spec.build_id] = registry
             if self.build_at_once:
                 self.finish_build(spec.build_id)
         return self.built[spec.build_id]

@@ -19,6 +19,7 @@ from alcove.control.templates import build_store, store
 from alcove.control.templates.builds import Builds
 from alcove.control.templates.reconcile import OTHER_DRIVER
 from alcove.control.templates.store import Build
+from alcove.wire.builds import BuildPlan
 from alcove.wire.ids import BuildId
 from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec
 from alcove.wire.states import BuildState
@@ -30,6 +31,9 @@ _STRANGER_AGE_US = 15 * 60 * MICROSECONDS
 _START_WITHIN_US = 24 * 3600 * MICROSECONDS
 _UNDER_WAY = (BuildState.WAITING, BuildState.BUILDING)
 _LOST = "the image is no longer on the node"
+_CREDENTIALS_LOST = (
+    "interrupted: credentials of registries are not kept over a restart; build the template again"
+)
 _NEVER_STARTED = "it was asked for and not started for a day"
 
 
@@ -86,17 +90,11 @@ class BuildReconciler:
             async with self._db.reading() as tx:
                 plan = await build_store.find_plan(tx, build.id)
             assert plan is not None
-            image = await node.client.build(
-                ImageSpec(
-                    build_id=build.id,
-                    template_id=build.template_id,
-                    recipe="",
-                    vcpu_count=build.vcpu_count,
-                    memory_mib=build.memory_mib,
-                    disk_mib=build.disk_mib,
-                    plan=plan.to_json(),
-                )
-            )
+            registry = self._builds.credentials.get(build.id)
+            if plan.with_credentials and registry is None:
+                await self._end(build, _CREDENTIALS_LOST, "base")
+                return
+            image = await node.client.build(_spec(build, plan), registry)
         if image is None:
             await self._end(build, _LOST, "")
         elif image.state is BuildState.ERROR:
@@ -119,6 +117,7 @@ class BuildReconciler:
                 envd_version=image.agent_version or AGENT_VERSION,
             )
             await build_store.settle_all(tx, build)
+        self._builds.credentials.pop(build.id, None)
         _log.info("build.finished", build_id=build.id, template_id=build.template_id)
 
     async def _end(self, build: Build, reason: str, failed_step: str) -> None:
@@ -133,6 +132,7 @@ class BuildReconciler:
             ):
                 return
             await build_store.settle_all(tx, build)
+        self._builds.credentials.pop(build.id, None)
         _log.info("build.failed", build_id=build.id, step=failed_step, why=reason[:500])
 
     async def _ended(self, build_id: BuildId) -> bool:
@@ -155,3 +155,15 @@ class BuildReconciler:
                 await node.client.delete_image(build_id)
                 metrics.reconcile_repairs.labels("unknown_build").inc()
                 _log.info("build.repaired", build_id=build_id, kind="unknown_build")
+
+
+def _spec(build: Build, plan: BuildPlan) -> ImageSpec:
+    return ImageSpec(
+        build_id=build.id,
+        template_id=build.template_id,
+        recipe="",
+        vcpu_count=build.vcpu_count,
+        memory_mib=build.memory_mib,
+        disk_mib=build.disk_mib,
+        plan=plan.to_json(),
+    )

@@ -137,7 +137,14 @@ async def start_build(
 ) -> Response:
     """Start a build that waits."""
     plan, base = _plan(caller.team_id, body, request.headers.get("user-agent", ""))
-    await builds.start(caller, template_id, BuildId(str(build_id)), plan, base)
+    await builds.start(
+        caller,
+        template_id,
+        BuildId(str(build_id)),
+        plan,
+        base=base,
+        credentials=_credentials(body) if plan.with_credentials else None,
+    )
     return Response(status_code=202)
 
 
@@ -190,9 +197,14 @@ def _plan(owner: str, body: schemas.BuildStart, user_agent: str) -> tuple[BuildP
         start_command=body.startCmd or "",
         ready_command=body.readyCmd or "",
         force=bool(body.force),
+        with_credentials=body.fromImageRegistry is not None and not base,
         plain_user=has_plain_user(user_agent),
     )
     return plan, base
+
+
+def _credentials(body: schemas.BuildStart) -> dict[str, str] | None:
+    return None if body.fromImageRegistry is None else body.fromImageRegistry.given()
 
 
 def _check_team(team_id: str, body: _TeamNamed) -> None:

@@ -91,6 +91,9 @@ class Registry(Body):
     awsRegion: Text | None = None
     serviceAccountJson: Text | None = None
 
+    def given(self) -> dict[str, str]:
+        return self.model_dump(exclude_none=True)
+
 
 class BuildStart(Body):
     fromImage: Name | None = None

@@ -97,6 +97,8 @@ class Builds:
         self._clock = clock
         self.changed = asyncio.Event()
         """Set whenever a machine has something to be told."""
+        self.credentials: dict[BuildId, dict[str, str]] = {}
+        """For the registries of builds under way; kept nowhere else, and lost with this process."""
         self.leaving: dict[BuildId, NodeId] = {}
         """Deleted, and perhaps still on a machine; after a crash they are found as strangers."""
 
@@ -122,9 +124,18 @@ class Builds:
             return await own(tx, caller, text)
 
     async def start(
-        self, caller: Caller, template_id: str, build_id: BuildId, plan: BuildPlan, base: str
+        self,
+        caller: Caller,
+        template_id: str,
+        build_id: BuildId,
+        plan: BuildPlan,
+        *,
+        base: str,
+        credentials: dict[str, str] | None = None,
     ) -> None:
         """Have a build made that waits; `base` names the template it goes on from, if any.
+
+        `credentials`: for the registry of its image.
 
         Raises NotFoundError, InvalidRequestError, LimitReachedError, ConflictError.
         """
@@ -148,6 +159,8 @@ class Builds:
             await build_store.insert_plan(tx, build.id, plan)
             await build_store.choose_node(tx, build.id, node_id)
             await store.change_state(tx, build, BuildState.BUILDING, at=self._clock())
+            if credentials is not None:
+                self.credentials[build.id] = credentials
         self.changed.set()
 
     def gone(self, builds: list[Build]) -> None:

@@ -8,12 +8,13 @@ together of base and layers by links, so files are stored once.
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alcove.node import overlays
+from alcove.node.building.bases import Base
 from alcove.node.building.context import Context, Group, groups
 from alcove.node.building.layers import Layer, Layers
 from alcove.node.building.steps import StepError, Steps
@@ -21,7 +22,7 @@ from alcove.node.drivers.driver import Driver, DriverError, Image, Place
 from alcove.node.ground import Size
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.guest_commands import GuestCommands
-from alcove.node.origins import Origin, Startup
+from alcove.node.origins import Startup
 from alcove.node.places import Places
 from alcove.node.rootfs import RootfsStore
 from alcove.node.trees import TreeError
@@ -31,7 +32,8 @@ from alcove.wire.node import ImageSpec
 
 _HEALTHY_S = 60.0
 _COMMAND_S = 60.0
-_SHOWN_ARGS = 400
+_PROVISION_S = 900.0
+_SHOWN_ARGS, _SHOWN_LINES = 400, 20
 
 Say = Callable[[str, str, str], None]
 """Takes the step ("base", a number), a log level and a line."""
@@ -58,16 +60,6 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """What a build stands on."""
-
-    rootfs: str
-    """Digest of the root file system."""
-    startup: Startup
-    context: Context
-
-
-@dataclass(frozen=True, slots=True)
 class Built:
     rootfs: str
     startup: Startup
@@ -87,10 +79,15 @@ class Builder:
 
     async def make(self, base: Base) -> Built:
         """Raises StepFailedError."""
-        digest = hashlib.sha256(f"{base.rootfs}:{base.context.digest()}".encode()).hexdigest()
+        text = f"{base.rootfs}:{base.context.digest()}:{base.provision}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
         wanted = groups(digest, self._plan.steps, force=self._plan.force)
         context, stacked = base.context, list[Layer]()
         with self._with.layers.held() as held:
+            if base.provision:
+                ready = self._with.layers.find(digest) or await self._provision(digest, base)
+                self._with.layers.hold(held, ready)
+                stacked.append(ready)
             for group in wanted:
                 layer = None if group.forced else self._with.layers.find(group.key)
                 if layer is None:
@@ -106,9 +103,42 @@ class Builder:
 
     async def _run(self, group: Group, base: Base, context: Context, stacked: list[Layer]) -> Layer:
         """Run a group in a sandbox of its own and keep what it changed."""
+
+        async def work(commands: GuestCommands) -> Context:
+            seen = context
+            steps = Steps(commands, self._with.storage, self._plan.owner)
+            for number, step in group.steps:
+                self._announce(replace(group, steps=((number, step),)), cached=False)
+                seen = await self._step(steps, number, step, seen)
+            return seen
+
+        return await self._layer(group.key, str(group.steps[0][0]), base, stacked, work)
+
+    async def _provision(self, key: str, base: Base) -> Layer:
+        """Make an image of a registry one that sandboxes can be made of."""
+
+        async def work(commands: GuestCommands) -> Context:
+            self._say("base", "info", "Preparing the image")
+            finished = await commands.run(base.provision, "root", _PROVISION_S)
+            for line in finished.output.splitlines()[-_SHOWN_LINES:]:
+                self._say("base", "info", line)
+            if finished.exit_code:
+                raise StepFailedError("base", f"the image cannot be prepared: {finished.output}")
+            return base.context
+
+        return await self._layer(key, "base", base, [], work)
+
+    async def _layer(
+        self,
+        key: str,
+        label: str,
+        base: Base,
+        stacked: list[Layer],
+        work: Callable[[GuestCommands], Awaitable[Context]],
+    ) -> Layer:
+        """Keep what `work` changes in a sandbox; failures are those of the step `label`."""
         size = Size(self._spec.vcpu_count, self._spec.memory_mib, self._spec.disk_mib)
         lowers = [self._with.layers.files(layer) for layer in reversed(stacked)]
-        first = str(group.steps[0][0])
         try:
             async with self._with.places.scratch(size) as place:
                 root = await overlays.mount(
@@ -116,17 +146,14 @@ class Builder:
                 )
                 await self._boot(place, root)
                 commands = GuestCommands(self._with.driver, place)
-                steps = Steps(commands, self._with.storage, self._plan.owner)
-                for number, step in group.steps:
-                    self._announce(replace(group, steps=((number, step),)), cached=False)
-                    context = await self._step(steps, number, step, context)
+                context = await work(commands)
                 await commands.run("sync", "root", _COMMAND_S)
                 await self._with.driver.stop(place)
                 await overlays.unmount(place.directory)
                 upper = overlays.upper(place.disk)
-                return await self._with.layers.add(group.key, context, upper)
+                return await self._with.layers.add(key, context, upper)
         except (TreeError, GuestError, DriverError, overlays.OverlayError) as error:
-            raise StepFailedError(first, str(error)) from error
+            raise StepFailedError(label, str(error)) from error
 
     async def _step(self, steps: Steps, number: int, step: BuildStep, context: Context) -> Context:
         total = len(self._plan.steps)
@@ -181,10 +208,3 @@ class Builder:
             digest = f" [{step.files_hash[:12]}]" if step.type is StepType.COPY else ""
             line = f"{mark}[builder {number}/{total}] {step.type.value} {text}{digest}"
             self._say(str(number), "info", line)
-
-
-def base_of_build(origin: Origin) -> Base:
-    """The base that a finished build of this node is."""
-    startup = origin.startup
-    context = Context(startup.user, startup.workdir, dict(startup.env))
-    return Base(origin.rootfs, startup, context)

@@ -1,17 +1,65 @@
 """The root file system of a team's build: its base found, kept while it is used, built upon."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from alcove.node.building.builder import Builder, Built, Say, Tools, base_of_build
+from alcove.node.building import bases
+from alcove.node.building.builder import Builder, Built, Say, StepFailedError, Tools
+from alcove.node.building.layers import Layers
+from alcove.node.building.oci import ImageFetcher
+from alcove.node.building.registries import Credentials, ImageError
+from alcove.node.building.turns import Turns
+from alcove.node.drivers.driver import Driver
 from alcove.node.origins import Origin
+from alcove.node.places import Places
+from alcove.node.rootfs import RootfsStore
+from alcove.node.settings import Settings
+from alcove.storage import Storage
 from alcove.wire.builds import BuildPlan
 from alcove.wire.node import ImageSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What builds of teams are made with, beside what sandboxes are made with."""
+
+    layers: Layers
+    storage: Storage
+    turns: Turns
+    fetcher: ImageFetcher
+    cache_bytes: int
+    """So much of what steps have made is kept to be used again."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        directory = settings.data_dir
+        trusted = [host.strip() for host in settings.trusted_registries.split(",")]
+        return cls(
+            Layers(directory),
+            Storage(settings.storage_url, directory),
+            Turns(settings.builds_at_once),
+            ImageFetcher(directory, trusted),
+            settings.build_cache_mib << 20,
+        )
+
+    def tools(self, driver: Driver, places: Places, rootfs: RootfsStore, ca_pem: str) -> Tools:
+        return Tools(driver, places, rootfs, self.layers, self.storage, ca_pem)
+
+    async def remove_remains(self) -> None:
+        """Remove what a crash left; before anything is built."""
+        await self.layers.remove_remains()
+        await self.fetcher.remove_remains()
+
+    async def collect(self) -> None:
+        await self.layers.collect(self.cache_bytes)
+
+
 class Maker:
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, fetcher: ImageFetcher) -> None:
         self._with = tools
+        self._fetcher = fetcher
         self._used: Counter[str] = Counter()
 
     def in_use(self) -> set[str]:
@@ -19,13 +67,36 @@ class Maker:
         return set(+self._used)
 
     async def make(
-        self, spec: ImageSpec, plan: BuildPlan, origin: Origin, agent: Path, say: Say
+        self,
+        spec: ImageSpec,
+        plan: BuildPlan,
+        source: Origin | Credentials | None,
+        agent: Path,
+        say: Say,
     ) -> Built:
-        """Raises StepFailedError."""
-        base = base_of_build(origin)
-        say("base", "info", f"[base] FROM {plan.from_build}")
+        """`source`: of the build it goes on from, or credentials for its image.
+
+        Raises StepFailedError.
+        """
+        say("base", "info", f"[base] FROM {plan.from_image or plan.from_build}")
+        if isinstance(source, Origin):
+            base = bases.of_build(source)
+        else:
+            wanted = bases.Wanted(plan.from_image, source, spec.disk_mib, plan.plain_user)
+            base = await self._of_image(wanted, say)
         self._used[base.rootfs] += 1
         try:
             return await Builder(self._with, spec, plan, agent, say).make(base)
         finally:
             self._used[base.rootfs] -= 1
+
+    async def _of_image(self, wanted: bases.Wanted, say: Say) -> bases.Base:
+        try:
+            return await bases.of_image(
+                self._fetcher,
+                self._with.rootfs,
+                wanted,
+                lambda level, line: say("base", level, line),
+            )
+        except ImageError as error:
+            raise StepFailedError("base", str(error)) from error

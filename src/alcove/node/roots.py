@@ -1,0 +1,116 @@
+"""The root file systems of one machine, wherever they come from; a root is read-only once made.
+
+<data>/images/rootfs/<digest>/root/            shared by all sandboxes of it
+                              manifest.json    what it holds and where that came from
+<data>/images/rootfs/.new-*, .stack-*          being made; what a crash left is removed
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alcove._version import __version__
+from alcove.node import trees
+from alcove.node.run import run
+
+NEW, _STACK = ".new-", ".stack-"
+_COPY_LIMIT_S = 30 * 60.0
+_JUST_MADE_S = 60.0
+_IMAGES_KEPT_S = 7 * 86400.0
+
+
+class RootfsError(Exception):
+    """A root file system could not be made; the message says why and what to do."""
+
+
+class Roots:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._building = asyncio.Lock()
+        self._stacking: set[str] = set()
+        self._made: dict[str, float] = {}
+        """When roots were stacked: whoever asked for one has not yet written down that it is."""
+
+    def path(self, digest: str) -> Path:
+        return self._directory / digest / "root"
+
+    def size_bytes(self, digest: str) -> int:
+        manifest = self._directory / digest / "manifest.json"
+        return int(json.loads(manifest.read_text())["bytes"])
+
+    async def stack(self, digest: str, base: str, layers: list[Path], layer_bytes: int) -> None:
+        """Make the root of a base and layers on it, if it is not there. Raises CommandError."""
+        if await asyncio.to_thread(self.path(digest).is_dir):
+            return
+        manifest = json.loads((self._directory / base / "manifest.json").read_text())
+        manifest |= {"base": base, "bytes": manifest["bytes"] + layer_bytes}
+        # Kept as long as builds refer to it, and not as an image that may be wanted again.
+        manifest["base_image"] = manifest.pop("image", manifest.get("base_image", ""))
+        async with self._making(digest, manifest) as root:
+            await trees.stack(self.path(base), layers, root)
+
+    async def adopt(
+        self, digest: str, source: Path, manifest: dict[str, Any], size_bytes: int
+    ) -> None:
+        """Copy a root that was made elsewhere, if it is not there. Raises CommandError."""
+        async with self._making(digest, manifest | {"bytes": size_bytes}) as root:
+            await run(["cp", "-a", "--", str(source), str(root)], timeout_s=_COPY_LIMIT_S)
+
+    @asynccontextmanager
+    async def _making(self, digest: str, manifest: dict[str, Any]) -> AsyncIterator[Path]:
+        """Where to make a root, which is put in its place when the block has ended well."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=_STACK, dir=self._directory))
+        self._stacking.add(work.name)
+        try:
+            yield work / "root"
+            written = {"built_at": time.time(), "alcove": __version__}
+            (work / "manifest.json").write_text(json.dumps(manifest | written, indent=1))
+            self._made[digest] = time.monotonic()
+            with contextlib.suppress(OSError):  # another build made it meanwhile
+                os.rename(work, self._directory / digest)  # noqa: PTH104
+            if not self.path(digest).is_dir():
+                raise RootfsError(f"the root file system {digest} could not be put in its place")
+        finally:
+            self._stacking.discard(work.name)
+            await asyncio.shield(trees.remove(work))
+
+    async def manifest_in_use(self, digest: str) -> dict[str, Any] | None:
+        """The manifest of a root that is there, noted as used; None if it is not there."""
+        path = self._directory / digest / "manifest.json"
+        try:
+            await asyncio.to_thread(os.utime, path)
+            found: dict[str, Any] = json.loads(await asyncio.to_thread(path.read_text))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def _is_recent_image(self, path: Path) -> bool:
+        """Whether it is the root of an image that was used lately, by no build any more."""
+        file = path / "manifest.json"
+        try:
+            recent = time.time() - file.stat().st_mtime < _IMAGES_KEPT_S
+            return recent and "image" in json.loads(file.read_text())
+        except (OSError, ValueError):
+            return False
+
+    async def collect(self, keep: set[str]) -> None:
+        """Remove root file systems whose digest is not in `keep`, and interrupted builds."""
+        if not self._directory.is_dir():
+            return
+        for path in self._directory.iterdir():
+            lately = time.monotonic() - self._made.get(path.name, -_JUST_MADE_S) < _JUST_MADE_S
+            made_now = (
+                lately
+                or path.name in self._stacking
+                or (path.name.startswith(NEW) and self._building.locked())
+            )
+            if path.name not in keep and not made_now and not self._is_recent_image(path):
+                await trees.remove(path)
