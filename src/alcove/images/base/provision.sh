@@ -27,6 +27,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
+# Packages of Java fail to install where the folder of their manuals is missing.
+add_manual_folders() {
+    for section in 1 2 3 4 5 6 7 8; do mkdir -p "/usr/share/man/man$section"; done
+}
+
 add_user() {
     echo "adding user 'user' with passwordless sudo"
     # Ubuntu images may bring a user of their own with uid 1000.
@@ -76,6 +81,7 @@ add_yarn() {
         "./yarn-$yarn_version.tgz"
 }
 
+add_manual_folders
 add_user
 add_node
 add_yarn
