@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 from queue import Empty
 
 import pytest
@@ -420,6 +421,20 @@ def test_a_new_node_adopts_the_gate(here: Lab) -> None:
     pid = here.gatekeeper._pid_file.read_text()
     asyncio.run(here.gatekeeper.start())
     assert here.gatekeeper._pid_file.read_text() == pid
+
+
+def test_one_of_another_interpreter_is_replaced(here: Lab) -> None:
+    pid = int(here.gatekeeper._pid_file.read_text())
+    argv = here.gatekeeper._argv
+    former = Path(argv[0])
+    others = [path for path in former.parent.glob("python*") if path != former]
+    argv[0] = str(next(path for path in others if path.resolve() == former.resolve()))
+    try:
+        asyncio.run(here.gatekeeper.start())
+        assert int(here.gatekeeper._pid_file.read_text()) != pid
+    finally:
+        argv[0] = str(former)
+        asyncio.run(here.gatekeeper.start())
 
 
 @pytest.mark.parametrize("policy", [EgressPolicy(), NOTHING, ONE_DOMAIN])

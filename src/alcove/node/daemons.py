@@ -26,9 +26,13 @@ _FORERUNNER_ENDS_WITHIN_S = 1.0
 class Daemon:
     """Keeps one process serving that goes to the background by itself once it is ready."""
 
-    def __init__(self, name: str, argv: list[str], pid_file: Path) -> None:
-        """`argv` must name the pid file, in an argument of its own: by it the process is known."""
+    def __init__(self, name: str, argv: list[str], pid_file: Path, program: str) -> None:
+        """`argv` names the pid file and `program`, each in an argument of its own.
+
+        By these two a process is known as ours, be it of another version or interpreter.
+        """
         self._name = name
+        self._program = program
         self._argv = argv
         self._pid_file = pid_file
         self._mark = pid_file_argument(pid_file)
@@ -83,7 +87,7 @@ class Daemon:
 
     def _is_ours(self, pid: int) -> bool:
         command_line = _command_line(pid)
-        return command_line[:1] == self._argv[:1] and self._mark in command_line
+        return self._program in command_line and self._mark in command_line
 
 
 def pid_file_argument(pid_file: Path) -> str:

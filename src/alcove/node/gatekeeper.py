@@ -17,6 +17,7 @@ from alcove.node.gate.policies import policy_path, write_policy
 from alcove.wire.egress import EgressPolicy
 
 _ANSWER_S = 5.0
+_PROGRAM = "alcove.node.gate.main"
 _NOBODY = 65534
 """The group that the gate gives up its privileges for."""
 
@@ -29,7 +30,7 @@ class Gatekeeper(Daemon):
         self._control = directory / "gate.sock"
         pid_file = directory / "gate.pid"
         argv = [
-            *(sys.executable, "-m", "alcove.node.gate.main"),
+            *(sys.executable, "-m", _PROGRAM),
             pid_file_argument(pid_file),
             f"--address={address}",
             f"--slot-network={slot_network}",
@@ -40,7 +41,7 @@ class Gatekeeper(Daemon):
             f"--log={directory / 'gate.log'}",
             f"--version={__version__}",
         ]
-        super().__init__("gate", argv, pid_file)
+        super().__init__("gate", argv, pid_file, _PROGRAM)
 
     def prepare(self) -> None:
         """Make the directory of the policies, which the gate can read and others cannot."""

@@ -42,4 +42,4 @@ class Resolver(Daemon):
             # --stop-dns-rebind also hides the documentation networks, which some hosts use.
             *(f"--bogus-nxdomain={network}" for network in REFUSED_NETWORKS),
         ]
-        super().__init__("resolver", argv, pid_file)
+        super().__init__("resolver", argv, pid_file, "dnsmasq")
