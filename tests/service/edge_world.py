@@ -106,6 +106,8 @@ class Control:
     """Connections break when something is asked."""
     route_delays: dict[str, asyncio.Event] = field(default_factory=dict)
     """Sandboxes whose route is answered only after the event, as during a resume."""
+    begun: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    """Sandboxes to be told of on GET /internal/routes; "" ends that answer."""
 
     async def serve(self, reader, writer) -> None:
         with suppress(asyncio.IncompleteReadError, OSError), closing(writer):
@@ -121,6 +123,9 @@ class Control:
                     assert self.wake is not None
                     writer.write(_json(*await self.wake(path.split("/")[3])))
                     continue
+                if path == "/internal/routes":
+                    await self._tell(writer)
+                    return
                 if not path.startswith("/internal/routes/"):
                     writer.write(_json(200, {"path": path}))
                     continue
@@ -129,6 +134,15 @@ class Control:
                     await delay.wait()
                 route = self.routes.get(path.rsplit("/", 1)[1])
                 writer.write(_json(200, route) if route else _json(404, {"code": 404}))
+
+    async def _tell(self, writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\n\r\n")
+        while sandbox := await self.begun.get():
+            line = json.dumps(self.routes[sandbox]).encode() + b"\n"
+            for part in (line[:20], line[20:]):
+                writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+                await writer.drain()
+        writer.write(b"0\r\n\r\n")
 
 
 def _json(status: int, body: dict) -> bytes:

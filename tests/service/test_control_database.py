@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,25 @@ def test_cancelled_transactions_leave_nothing_locked(tmp_path: Path, database: s
                     await tx.execute(text("INSERT INTO t VALUES (1)"))
                     await tx.execute(text(SLOW[database]))
 
+            async def other() -> None:
+                # On SQLite a transaction only waits where its own code does, or for its turn.
+                async with db.transaction() as tx:
+                    await asyncio.sleep(0.003)
+                    await tx.execute(text("INSERT INTO t VALUES (2)"))
+                    await asyncio.sleep(0.003)
+
             cancelled = 0
             for number in range(60):
-                task = asyncio.create_task(work())
-                await asyncio.wait([task], timeout=0.0005 * (number % 12))
-                task.cancel()
+                tasks = [asyncio.create_task(other()), asyncio.create_task(work())]
+                await asyncio.wait(tasks[1:], timeout=0.0005 * (number % 12))
+                for task in tasks:
+                    task.cancel()
                 async with asyncio.timeout(5):
-                    await asyncio.wait([task])
-                cancelled += task.cancelled()
+                    await asyncio.wait(tasks)
+                cancelled += tasks[1].cancelled()
             assert cancelled > 0
             async with asyncio.timeout(5), db.transaction() as tx:
-                rows = (await tx.execute(text("SELECT count(*) FROM t"))).scalar_one()
+                rows = (await tx.execute(text("SELECT count(*) FROM t WHERE n = 1"))).scalar_one()
             # One cancelled during its commit has committed.
             assert rows >= 60 - cancelled
             await db.close()
@@ -82,6 +91,57 @@ def test_a_durable_transaction_is_on_the_disk_when_it_ends(
             await tx.execute(text("INSERT INTO t VALUES (1)"))
             assert flushed == []
         assert flushed == [f"{tmp_path / 'control.db'}-wal"]
+        await db.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_the_embedded_database_does_not_grow_without_end(tmp_path: Path) -> None:
+    """Nobody who commits waits for it to be moved into the database, so a thread has to do it."""
+
+    async def scenario() -> None:
+        db = Database(f"sqlite+aiosqlite:///{tmp_path / 'control.db'}")
+        async with db.transaction() as tx:
+            await tx.execute(text("CREATE TABLE t (data BLOB)"))
+        log = tmp_path / "control.db-wal"
+        largest = 0
+        for _ in range(300):
+            async with db.transaction() as tx:
+                await tx.execute(text("INSERT INTO t VALUES (zeroblob(400000))"))
+            largest = max(largest, log.stat().st_size)
+            await asyncio.sleep(0)
+        assert largest < 60_000_000
+        async with db.looking_up() as tx:
+            assert (await tx.execute(text("SELECT count(*) FROM t"))).scalar_one() == 300
+        await db.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_transaction_waits_for_another_process_that_writes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "control.db"
+        db = Database(f"sqlite+aiosqlite:///{path}")
+        async with db.transaction() as tx:
+            await tx.execute(text("CREATE TABLE t (n INTEGER)"))
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        async def write() -> None:
+            async with db.transaction() as tx:
+                await tx.execute(text("INSERT INTO t VALUES (1)"))
+
+        writing = asyncio.create_task(write())
+        # The loop goes on meanwhile, and so do those who only look.
+        await asyncio.sleep(0.05)
+        assert not writing.done()
+        async with db.looking_up() as tx:
+            assert (await tx.execute(text("SELECT count(*) FROM t"))).scalar_one() == 0
+        other.execute("ROLLBACK")
+        await writing
+        async with db.looking_up() as tx:
+            assert (await tx.execute(text("SELECT count(*) FROM t"))).scalar_one() == 1
+        other.close()
         await db.close()
 
     asyncio.run(scenario())

@@ -95,7 +95,7 @@ def test_nobody_at_the_address() -> None:
     async def scenario() -> None:
         async with machine(b"") as node:
             pass
-        node = HttpNode(str(node._http.base_url), "token", start_timeout_s=1)
+        node = HttpNode(node._url, "token", start_timeout_s=1)
         with pytest.raises(NodeUnreachableError):
             await node.report()
         await node.close()

@@ -23,7 +23,10 @@ from alcove.wire.errors import ErrorCode, Problem
 MAX_HEAD_BYTES = 64 * 1024
 _LINGER_S = 2.0
 _log = structlog.get_logger()
-_QUIET = frozenset({"/health", "/ready", "/metrics", "/internal/routes/{sandbox_id}"})
+_ENDLESS = frozenset({"/internal/routes"})
+_QUIET = frozenset(
+    {"/internal/routes", "/health", "/ready", "/metrics", "/internal/routes/{sandbox_id}"}
+)
 _EXPOSED = (
     "X-Next-Token, X-Total-Running, Retry-After, RateLimit-Limit, RateLimit-Remaining, "
     "RateLimit-Reset, X-Request-Id"
@@ -212,6 +215,12 @@ class HeadLimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends: it need not wait for answers that have no end."""
+        super().shutdown()
+        if self.cycle is not None and self.scope["path"] in _ENDLESS:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:

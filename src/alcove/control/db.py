@@ -2,13 +2,19 @@
 
 `transaction()` reads and writes and commits at its end; on SQLite there is one at a time.
 `reading()` runs single statements outside any transaction and never waits for a writer.
+`looking_up()` is the same for reads of a row or two, on the way of a request.
+
+On SQLite, transactions and look-ups run on the event loop itself: a statement takes some 20 us, and
+to hand it to a thread and wait takes ten times as long. So a transaction must be short, as it must
+be anyhow where there is one writer; what may read much is `reading()`, in threads (docs/rfd/0017).
 """
 
 import asyncio
 import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +27,20 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     CursorResult,
+    Engine,
     Executable,
     Integer,
     MetaData,
+    create_engine,
     event,
     make_url,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
-from alcove.concurrency import uninterrupted
+from alcove.concurrency import spawn, uninterrupted
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -55,6 +64,12 @@ _MIGRATION_LOCK = 0x416C636F7665
 
 
 _SQLITE_READERS = 4
+_SQLITE_LOG_BYTES = 8 << 20
+"""So large the log may grow before its pages are moved into the database, by a thread."""
+_SQLITE_LONG_LOG_BYTES = 4 * _SQLITE_LOG_BYTES
+"""From here on writers wait for that, or it might never catch up with them."""
+_SQLITE_BUSY_S = 10.0
+_SQLITE_BUSY_PAUSE_S = 0.005
 _POSTGRES_CONNECTIONS = 20
 
 
@@ -69,21 +84,26 @@ class _SchemaTooNewError(Exception):
 class Tx:
     """What stores take: a connection, inside a transaction or reading.
 
-    A statement that has begun is never cancelled: the driver would leave its connection behind,
-    on SQLite with the write lock. The cancellation comes after the statement.
+    A statement that has begun is never cancelled: the driver would leave its connection behind.
+    The cancellation comes after the statement.
     """
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection | Connection) -> None:
+        """A plain connection is used at once, on the thread of the caller."""
         self._connection = connection
 
     async def execute(
         self, statement: Executable, parameters: _Parameters | None = None
     ) -> CursorResult[*tuple[Any, ...]]:
+        if isinstance(self._connection, Connection):
+            return self._connection.execute(statement, parameters)
         return await uninterrupted(self._connection.execute(statement, parameters))
 
     async def run_sync(self, work: Callable[[Connection], _T]) -> _T:
+        if isinstance(self._connection, Connection):
+            return work(self._connection)
         return await uninterrupted(self._connection.run_sync(work))
 
 
@@ -93,11 +113,11 @@ class Database:
         # The pools hand connections to whoever comes in a lucky moment; these queues are fair.
         self._write_turn: AbstractAsyncContextManager[object] = asyncio.Lock()
         self._read_turn: AbstractAsyncContextManager[object] = asyncio.Semaphore(_SQLITE_READERS)
-        self._log_file: Path | None = None
+        self._embedded: _Embedded | None = None
+        self._moving: asyncio.Task[None] | None = None
         if self.is_sqlite:
-            self._log_file = _keep_private(url)
-            self._writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(url, connections=_SQLITE_READERS, begin="")
+            self._embedded = _Embedded(url)
+            self._reader = _sqlite_readers(url)
             return
         self._write_turn = asyncio.Semaphore(_POSTGRES_CONNECTIONS)
         self._read_turn = self._write_turn
@@ -117,17 +137,33 @@ class Database:
         `durable`: also after a loss of power, and everything committed before it. On SQLite that
         takes a flush to the disk, which others are spared; PostgreSQL always does it.
         """
+        if self._embedded is not None:
+            async with self._write_turn, self._embedded.transaction() as connection:
+                yield Tx(connection)
+            if self._moving is None and self._embedded.log_bytes() > _SQLITE_LOG_BYTES:
+                self._moving = spawn(self._move_log(self._embedded), name="database checkpoint")
+            if durable:
+                await asyncio.to_thread(self._embedded.flush)
+            return
         async with self._write_turn, _connected(self._writer) as connection:
             await uninterrupted(_begin(connection))
             yield Tx(connection)
             await uninterrupted(connection.commit())
-        if durable and self._log_file is not None:
-            await asyncio.to_thread(_flush, self._log_file)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Tx]:
         async with self._read_turn, _connected(self._reader) as connection:
             yield Tx(connection)
+
+    @asynccontextmanager
+    async def looking_up(self) -> AsyncIterator[Tx]:
+        """For reads that touch a row or two, by an index."""
+        if self._embedded is None:
+            async with self.reading() as tx:
+                yield tx
+        else:
+            with self._embedded.looking_up() as connection:
+                yield Tx(connection)
 
     async def migrate(self) -> None:
         """Bring the schema to the newest revision. Safe to run from several processes at once."""
@@ -144,8 +180,99 @@ class Database:
             await tx.execute(text("SELECT 1"))
 
     async def close(self) -> None:
+        if self._moving is not None:
+            await asyncio.wait([self._moving])
         await self._reader.dispose()
-        await self._writer.dispose()
+        if self._embedded is None:
+            await self._writer.dispose()
+        else:
+            self._embedded.close()
+
+    async def _move_log(self, embedded: "_Embedded") -> None:
+        try:
+            if embedded.log_bytes() <= _SQLITE_LONG_LOG_BYTES:
+                await asyncio.to_thread(embedded.move_log)
+                return
+            async with self._write_turn:
+                await asyncio.to_thread(embedded.move_log)
+        finally:
+            self._moving = None
+
+
+class _Embedded:
+    """SQLite on the event loop: one connection that writes, and those that look something up.
+
+    What would make the loop wait is done elsewhere: another process that writes is waited for
+    between attempts, and the log is moved into the database by a thread.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = make_url(url).database or ""
+        _keep_private(self._path)
+        self._log_file = Path(f"{self._path}-wal")
+        self._writer = self._engine(begin="BEGIN IMMEDIATE")
+        self._looker = self._engine(begin="")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        # Closing rolls back what was not committed.
+        with self._writer.connect() as connection:
+            await self._begin(connection)
+            yield connection
+            connection.commit()
+
+    def looking_up(self) -> AbstractContextManager[Connection]:
+        return self._looker.connect()
+
+    def flush(self) -> None:
+        """Have everything that was committed on the disk."""
+        # Gone when the last connection has just moved all of it into the database.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(self._log_file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def log_bytes(self) -> int:
+        try:
+            return self._log_file.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def move_log(self) -> None:
+        """Move what is in the log into the database; the next writer begins the log anew."""
+        with contextlib.closing(sqlite3.connect(self._path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        self._looker.dispose()
+        self._writer.dispose()
+
+    async def _begin(self, connection: Connection) -> None:
+        deadline = asyncio.get_running_loop().time() + _SQLITE_BUSY_S
+        while True:
+            try:
+                connection.begin()
+            except OperationalError as error:
+                busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or asyncio.get_running_loop().time() > deadline:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_SQLITE_BUSY_PAUSE_S)
+
+    def _engine(self, *, begin: str) -> Engine:
+        engine = create_engine(
+            make_url(f"sqlite:///{self._path}"),
+            poolclass=QueuePool,
+            # Look-ups may overlap: each is used by one task while that one awaits other things.
+            pool_size=1 if begin else _POSTGRES_CONNECTIONS,
+            max_overflow=0 if begin else -1,
+            pool_reset_on_return="rollback" if begin else None,
+        )
+        _configure(engine, begin=begin, busy_ms=0 if begin else 1000)
+        return engine
 
 
 async def prepare(url: str) -> None:
@@ -201,41 +328,29 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _keep_private(url: str) -> Path | None:
-    """Only we may read it: it holds what tenants named. SQLite gives its other files this mode.
-
-    Returns the file that commits are written to first, if the database is a file.
-    """
-    path = make_url(url).database
-    if not path:
-        return None
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    Path(path).chmod(0o600)
-    return Path(f"{path}-wal")
+def _keep_private(path: str) -> None:
+    """Only we may read it: it holds what tenants named. SQLite gives its other files this mode."""
+    if path:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        Path(path).chmod(0o600)
 
 
-def _flush(file: Path) -> None:
-    # Gone when the last connection has just moved all of it into the database.
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
+def _sqlite_readers(url: str) -> AsyncEngine:
     engine = create_async_engine(
         url,
         poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
+        pool_size=_SQLITE_READERS,
         max_overflow=0,
         pool_timeout=30,
-        pool_reset_on_return="rollback" if begin else None,
+        pool_reset_on_return=None,
     )
+    _configure(engine.sync_engine, begin="", busy_ms=10_000)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
+
+def _configure(engine: Engine, *, begin: str, busy_ms: int) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
         # The driver's own BEGINs come late (at the first write); ours lock at once.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -245,17 +360,17 @@ def _sqlite_engine(url: str, *, connections: int, begin: str) -> AsyncEngine:
             # commits (never the file's integrity), and with them go the machine's sandboxes. What
             # outlives those is written by transaction(durable=True).
             "synchronous=NORMAL",
-            "busy_timeout=10000",
+            f"busy_timeout={busy_ms}",
             "foreign_keys=ON",
             "cache_size=-16000",
-            "wal_autocheckpoint=2000",
+            # move_log() does it, where nobody waits for the disk.
+            "wal_autocheckpoint=0",
+            f"journal_size_limit={_SQLITE_LOG_BYTES}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if begin:
             connection.exec_driver_sql(begin)
-
-    return engine

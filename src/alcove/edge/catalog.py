@@ -110,6 +110,14 @@ class Catalog:
             del self._known[route.sandbox_id]
             self._asking.pop(route.sandbox_id, None)
 
+    def learn(self, route: Route) -> bool:
+        """Keep what control says unasked; False if something newer is known."""
+        known = self._known.get(route.sandbox_id)
+        if known is not None and known.route.generation > route.generation:
+            return False
+        self.remember(route)
+        return True
+
     def remember(self, route: Route) -> None:
         """Keep what control has just said."""
         self._known[route.sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)

@@ -6,6 +6,7 @@ this, and it takes a fifth of the time.
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
 
 from alcove.edge.bodies import BadBodyError, Body, Chunked, Length, UntilClose
 from alcove.edge.heads import (
@@ -19,6 +20,8 @@ from alcove.edge.heads import (
 _MAX_IDLE = 16
 _MAX_BODY_BYTES = 1024 * 1024
 _READ_BYTES = 64 * 1024
+_SILENCE_S = 45.0
+"""Three times as long as control is ever silent on a stream."""
 
 _UNREADABLE = (asyncio.LimitOverrunError, BadResponseError, BadBodyError, ValueError)
 
@@ -62,6 +65,41 @@ class ControlClient:
             raise ControlSilentError(
                 f"control at {host}:{port} does not answer", is_away=is_away
             ) from error
+
+    async def lines(self, path: str) -> AsyncIterator[bytes]:
+        """The lines of an answer without end, as they come, until control ends it.
+
+        Raises ControlSilentError, also when nothing comes for long.
+        """
+        host, port = self._address
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"Authorization: Bearer {self._token}\r\n\r\n"
+        ).encode()
+        writer: asyncio.StreamWriter | None = None
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                reader, writer = await asyncio.open_connection(host, port, limit=MAX_HEAD_BYTES)
+                writer.write(request)
+                head = parse_response((await reader.readuntil(END_OF_HEAD))[:-2])
+            if head.status != 200:
+                raise ControlSilentError(f"control answers GET {path} with {head.status}")
+            body, rest = _body_of(head), b""
+            while not body.done:
+                async with asyncio.timeout(_SILENCE_S):
+                    data = await reader.read(_READ_BYTES)
+                if not data:
+                    return
+                *lines, rest = (rest + b"".join(body.feed(data)[0])).split(b"\n")
+                if len(rest) > _MAX_BODY_BYTES:
+                    raise ValueError("control's line is too long")
+                for line in filter(None, lines):
+                    yield line
+        except (OSError, EOFError, *_UNREADABLE) as error:
+            raise ControlSilentError(f"control at {host}:{port} does not answer") from error
+        finally:
+            if writer is not None:
+                writer.close()
 
     def close(self) -> None:
         while self._idle:

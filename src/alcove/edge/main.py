@@ -63,7 +63,9 @@ async def serve(settings: Settings) -> None:
 
     async with asyncio.TaskGroup() as group:
         sweeping = group.create_task(every(_SWEEP_PERIOD_S, edge.sweep))
+        following = group.create_task(edge.follower.run())
         await stop.wait()
+        following.cancel()
         for server in servers:
             server.close()
         await edge.drain(settings.drain_s)

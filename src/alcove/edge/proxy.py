@@ -10,6 +10,7 @@ from alcove.edge.catalog import Catalog
 from alcove.edge.connection import Connection
 from alcove.edge.control_client import ControlClient
 from alcove.edge.errors import TooManyConnectionsError
+from alcove.edge.following import Follower
 from alcove.edge.pool import Pool
 from alcove.edge.routing import Router
 from alcove.edge.upstreams import Upstreams
@@ -32,6 +33,7 @@ class Edge:
         catalog = Catalog(self._control_client)
         waker = Waker(self._control_client, catalog)
         self.upstreams = Upstreams(catalog, waker, self._pool, control, cluster_token)
+        self.follower = Follower(self._control_client, catalog, self.upstreams)
         self._connections: set[Connection] = set()
         self._max_connections = max_connections
         self._empty = asyncio.Event()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import structlog
 
+from alcove.concurrency import spawn
 from alcove.edge import admission, metrics
 from alcove.edge.admission import TRAFFIC_TOKEN_FIELD
 from alcove.edge.catalog import Asleep, Catalog, Route
@@ -41,6 +42,7 @@ _KEEP_OTHERS_S = 15.0
 _KEEP_FOR_UNSAFE_S = 1.0
 _log = structlog.get_logger()
 _CONTROL_KEY = Key(None, 0, 0)
+_PREPARED_AT_ONCE = 64
 # A node daemon that restarts is back within this time; its sandboxes never noticed.
 _DIAL_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 # Control and a node disagree about a sandbox for moments only: while one tells the other.
@@ -69,6 +71,7 @@ class Upstreams:
         self._pool = pool
         self._control = control
         self._token = cluster_token
+        self._preparing: dict[Key, asyncio.Task[None]] = {}
 
     def take(self, to: PortOfSandbox | Api, head: RequestHead) -> Ready | None:
         """An idle tunnel, if there is one and nobody need be asked. Raises TrafficTokenError."""
@@ -94,7 +97,7 @@ class Upstreams:
             except OSError as error:
                 raise ControlUnreachableError from error
         route = await self._locate(to, head)
-        idle = None if fresh else self._idle(route, to, head)
+        idle = None if fresh else await self._prepared(route, to, head)
         if idle is not None:
             return idle
         for pause_s in (*_REFUTED_PAUSES_S, None):
@@ -110,6 +113,13 @@ class Upstreams:
                     await asyncio.sleep(pause_s)
                 route = newer
         raise AssertionError
+
+    def prepare(self, route: Route) -> None:
+        """Have a tunnel to the agent in the pool, ahead of the first request."""
+        key = Key(route.sandbox_id, route.generation, GUEST_PORT)
+        if len(self._preparing) < _PREPARED_AT_ONCE and key not in self._preparing:
+            name = f"tunnel to {route.sandbox_id}"
+            self._preparing[key] = spawn(self._prepare(route, key), name=name)
 
     def give(self, ready: Ready) -> None:
         """Take back a tunnel whose exchange ended cleanly."""
@@ -141,6 +151,21 @@ class Upstreams:
             found = await self._waker.wake(to.sandbox_id)
         admission.to_reach(found, to, head)
         return found
+
+    async def _prepare(self, route: Route, key: Key) -> None:
+        try:
+            self.give(await self._dial(route, PortOfSandbox(route.sandbox_id, key.port)))
+        except RefusalError:
+            pass  # whoever asks for it will be told
+        finally:
+            del self._preparing[key]
+
+    async def _prepared(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready | None:
+        """An idle tunnel, be it one that is just being opened."""
+        preparing = self._preparing.get(Key(to.sandbox_id, route.generation, to.port))
+        if preparing is not None:
+            await asyncio.wait([preparing])
+        return self._idle(route, to, head)
 
     def _idle(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready | None:
         key = Key(to.sandbox_id, route.generation, to.port)

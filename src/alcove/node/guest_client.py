@@ -53,7 +53,9 @@ class EndedProcess:
 
 
 class GuestClient:
-    """Talks to the agent in one place. Holds no connection: calls are few.
+    """Talks to the agent in one place. Keeps no connection: calls are few.
+
+    `line`: one that is open, for the first call; the client owns it from then on.
 
     Closes first: a connection that the agent closed would count as open for a minute (TIME_WAIT),
     and where one is open, saving takes longer.
@@ -61,15 +63,39 @@ class GuestClient:
     Raises GuestError, or the driver's NotRunningError and PortClosedError.
     """
 
-    def __init__(self, driver: Driver, place: Place, access_token: str) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        place: Place,
+        access_token: str,
+        line: socket.socket | None = None,
+    ) -> None:
         self._driver = driver
         self._place = place
         self._token = access_token
+        self._line = line
 
     async def healthy(self, timeout_s: float) -> None:
         """Return once the agent answers. Raises GuestError at the time limit."""
         answer = await self._retry("GET", "/health", None, timeout_s)
         _expect(answer, {200, 204}, "GET /health")
+
+    async def open_line(self, timeout_s: float) -> socket.socket:
+        """A connection on which the agent waits for a call, for the `line` of another client."""
+        line = await self._dial(timeout_s)
+        answered = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _exchange(line, _request("GET", "/health", self._token, None))
+            answered = True
+        except TimeoutError as error:
+            raise GuestTimeoutError(f"no answer to GET /health in {timeout_s:g} s") from error
+        except (OSError, h11.ProtocolError) as error:
+            raise GuestError(f"GET /health: {error}") from error
+        finally:
+            if not answered:
+                line.close()
+        return line
 
     async def init(self, settings: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Give a restored guest its identity and return what it changed; may be repeated.
@@ -151,15 +177,18 @@ class GuestClient:
     ) -> Answer:
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._driver.dial(
-                    self._place, GUEST_PORT, min(timeout_s, _DIAL_S)
-                )
-                with connection:
+                with await self._dial(timeout_s) as connection:
                     return await _exchange(connection, _request(method, path, self._token, body))
         except TimeoutError as error:
             raise GuestTimeoutError(f"no answer to {method} {path} in {timeout_s:g} s") from error
         except (OSError, h11.ProtocolError) as error:
             raise GuestError(f"{method} {path}: {error}") from error
+
+    async def _dial(self, timeout_s: float) -> socket.socket:
+        line, self._line = self._line, None
+        if line is not None:
+            return line
+        return await self._driver.dial(self._place, GUEST_PORT, min(timeout_s, _DIAL_S))
 
 
 def _request(

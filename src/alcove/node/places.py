@@ -14,6 +14,7 @@ sandbox of one snapshot.
 
 import asyncio
 import heapq
+import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
@@ -119,6 +120,10 @@ class Places:
             return Taken(waiting.popleft(), prepared=True)
         metrics.places_taken.labels(metrics.PlaceSource.MADE).inc()
         return Taken(await self._make(size), prepared=False)
+
+    def line(self, place: Place) -> socket.socket | None:
+        """The open connection to the agent of a warm sandbox, for the caller to own."""
+        return self._warming.line(place.slot)
 
     def release(self, place: Place) -> None:
         """Give a place back; it is cleared in the background."""
@@ -374,6 +379,7 @@ class Places:
         return self._limits.slots - used
 
     def _give_up(self, slot: int) -> None:
+        self._warming.hang_up(slot)
         self._owned.discard(slot)
         self._dirty[slot] = None
         self._clean.clear()

@@ -210,7 +210,7 @@ class Starter:
     ) -> dict[str, Any]:
         with timings.step("init"):
             known_as = source.access_token or spec.access_token
-            guest = GuestClient(self._driver, place, known_as)
+            guest = GuestClient(self._driver, place, known_as, self._places.line(place))
             identity = self._identity(spec, source.origin.startup)
             if source.access_token:
                 # Programs run in it, and it may be restored more than once.

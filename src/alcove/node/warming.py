@@ -1,7 +1,9 @@
 """How a place becomes a warm sandbox, and how that is woken.
 
-restore -> the agent answers -> its first steps are done once -> frozen    -> thawed
+restore -> the agent answers -> its first steps are done once -> a line to it -> frozen    -> thawed
 """
+
+import socket
 
 import structlog
 
@@ -26,6 +28,8 @@ class Warming:
     def __init__(self, driver: Driver, ground: Ground) -> None:
         self._driver = driver
         self._ground = ground
+        self._lines: dict[int, socket.socket] = {}
+        """To the agents of warm sandboxes, by slot: on the first call nothing need be dialled."""
 
     async def warm(self, place: Place, image: Image) -> None:
         """Leave a frozen sandbox in a prepared place.
@@ -40,6 +44,7 @@ class Warming:
         await guest.healthy(_ANSWER_S)
         await guest.init({"hostname": "template"}, _ANSWER_S)
         await self._run_something(place)
+        self._lines[place.slot] = await guest.open_line(_ANSWER_S)
         self._ground.weigh(place, image.vcpu_count)
         if isinstance(self._driver, RestingDriver):
             await self._driver.freeze(place)
@@ -50,6 +55,16 @@ class Warming:
         except GuestError as error:
             # An image without a shell is as good as ever, only its first command takes longer.
             _log.info("place.no_first_command", place=place.name, error=str(error))
+
+    def line(self, slot: int) -> socket.socket | None:
+        """The line to what was warm there, for the caller to own."""
+        return self._lines.pop(slot, None)
+
+    def hang_up(self, slot: int) -> None:
+        """Close the line if there is one: what was warm there is given up."""
+        line = self.line(slot)
+        if line is not None:
+            line.close()
 
     async def wake(self, place: Place) -> bool:
         """Let it run; False if nothing is there to run."""

@@ -1,11 +1,13 @@
 """For Alcove's own processes: where the edge finds a sandbox, and what `alcove status` shows."""
 
+import json
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from alcove._version import __version__
 from alcove.control.api import errors, json_response
@@ -19,6 +21,8 @@ from alcove.control.teams.auth import Cluster
 from alcove.control.templates.attempts import AT_ONCE
 from alcove.control.templates.service import Shipped, Templates
 from alcove.wire.states import BuildState, SandboxState
+
+_KEEPALIVE_S = 15.0
 
 router = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Cluster])
 
@@ -46,6 +50,18 @@ class Status(BaseModel):
     nodes: list[dict[str, Any]]
     templates: list[dict[str, Any]]
     sandboxes: dict[str, int]
+
+
+@router.get("/routes", response_model=Route, responses=errors())
+async def routes(resumes: ResumesService) -> Response:
+    """Where sandboxes are that begin to run from now on: a line of JSON each, without end."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"\n"
+        async for routed in resumes.routes(_KEEPALIVE_S):
+            yield b"\n" if routed is None else f"{json.dumps(asdict(routed))}\n".encode()
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
 @router.get("/routes/{sandbox_id}", response_model=Route, responses=errors(404))

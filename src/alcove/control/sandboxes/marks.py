@@ -4,10 +4,22 @@ Of several writers (a request, the reconcile step, a machine's event) one wins, 
 that nothing was changed.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 
 from alcove.control.db import Tx
 from alcove.control.sandboxes.states import Event, State, sources, step
@@ -249,12 +261,27 @@ async def _advance(
     values: dict[str, Any],
     *guard: ColumnElement[bool],
 ) -> bool:
-    changed = await tx.execute(
+    values = {"state": step(sandbox.state, event).value, **values}
+    if guard:
+        found = update(sandboxes).where(unchanged(sandbox), *guard).values(**values)
+        return (await tx.execute(found)).rowcount == 1
+    parameters = {f"new_{name}": value for name, value in values.items()} | {
+        "seen_id": sandbox.id,
+        "seen_generation": sandbox.generation,
+        "seen_state": sandbox.state.value,
+    }
+    return (await tx.execute(_advancing(tuple(values)), parameters)).rowcount == 1
+
+
+@functools.cache
+def _advancing(names: tuple[str, ...]) -> Update:
+    """Change these columns of a sandbox that is as it was seen. Built once, like those of store."""
+    seen = ("id", "generation", "state")
+    return (
         update(sandboxes)
-        .where(unchanged(sandbox), *guard)
-        .values(state=step(sandbox.state, event).value, **values)
+        .where(*(sandboxes.c[name] == bindparam(f"seen_{name}") for name in seen))
+        .values({name: bindparam(f"new_{name}") for name in names})
     )
-    return changed.rowcount == 1
 
 
 async def _drop_pairs(tx: Tx, ended: Iterable[Sandbox]) -> None:

@@ -17,6 +17,7 @@ from alcove.control.db import Database
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.sandboxes import marks, plan
+from alcove.control.sandboxes.beginnings import Beginnings
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.sandboxes.turns import News
@@ -34,8 +35,16 @@ class Outcomes:
         self._db = db
         self._clock = clock
         self.deadlines_changed = asyncio.Event()
-        """Set whenever a sandbox may end sooner than the expiry loop thinks."""
+        """Set when a sandbox may end sooner than the expiry loop next looks."""
+        self.looks_at = 0
+        """When that is, as far as is known here; 0: nobody looks by the clock."""
         self.news = News()
+        self.beginnings = Beginnings()
+
+    def ends_at(self, end_at: int) -> None:
+        """A sandbox ends at that moment: have the expiry loop look by then."""
+        if not end_at > self.looks_at > 0:
+            self.deadlines_changed.set()
 
     async def started(
         self, sandbox: Sandbox, *, timeout_us: int, changes: dict[str, Any] | None = None
@@ -58,10 +67,14 @@ class Outcomes:
             await events.record(
                 tx, sandbox.team_id, sandbox.id, kind=EventKind.STARTED, at=now, data=data
             )
-        self.deadlines_changed.set()
+        self.ends_at(end_at)
         metrics.sandboxes_started.inc()
         _log.info("sandbox.started", sandbox_id=sandbox.id, team_id=sandbox.team_id)
-        return replace(sandbox, state=State.RUNNING, started_at=now, end_at=end_at, changes=changes)
+        started = replace(
+            sandbox, state=State.RUNNING, started_at=now, end_at=end_at, changes=changes
+        )
+        self.beginnings.tell(started)
+        return started
 
     async def resumed(
         self,
@@ -85,11 +98,11 @@ class Outcomes:
             await usage.open_entry(tx, plan.usage_entry(sandbox, now))
             told = {"generation": sandbox.generation, "end_at": rfc3339(end_at)} | data
             await events.record(tx, sandbox.team_id, sandbox.id, kind=kind, at=now, data=told)
-        self.deadlines_changed.set()
+        self.ends_at(end_at)
         self.news.tell(sandbox.id)
         metrics.resumes_finished.inc()
         _log.info("sandbox.resumed", sandbox_id=sandbox.id, team_id=sandbox.team_id, **data)
-        return replace(
+        resumed = replace(
             sandbox,
             state=State.RUNNING,
             started_at=now,
@@ -99,6 +112,8 @@ class Outcomes:
             pause_reason=None,
             unresponsive=False,
         )
+        self.beginnings.tell(resumed)
+        return resumed
 
     async def not_resumed(self, sandbox: Sandbox, why: str) -> bool:
         """Write down that it could not be started again and is paused, with its snapshot."""

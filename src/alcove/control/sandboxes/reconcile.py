@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 _EXPIRE_AT_ONCE = 16
 _EXPIRE_BATCH = 500
-_LONGEST_WAIT_S = 5.0
+_LONGEST_WAIT_US = 5 * MICROSECONDS
 """The expiry loop looks at least this often: another replica may have made a shorter life."""
 _IDLE_MARGIN_US = 5 * MICROSECONDS
 _KEEP_STOPPED_US = 7 * DAY_US
@@ -100,7 +100,9 @@ class SandboxReconciler:
 
         Those to be paused then go on being paused after it has returned.
         """
-        self._sandboxes.outcomes.deadlines_changed.clear()
+        outcomes = self._sandboxes.outcomes
+        outcomes.deadlines_changed.clear()
+        outcomes.looks_at = 0  # what ends while it looks may have been missed
         pausing = await self._pauses.expire(_EXPIRE_BATCH)
         over = await self._sandboxes.expire(_EXPIRE_BATCH)
         for begin in range(0, len(over), _EXPIRE_AT_ONCE):
@@ -109,10 +111,12 @@ class SandboxReconciler:
             return 0.0
         async with self._db.reading() as tx:
             following = await store.next_end(tx)
-        if following is None:
-            return _LONGEST_WAIT_S
-        wait_s = (following - self._clock()) / MICROSECONDS
-        return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
+        now = self._clock()
+        wait_us = _LONGEST_WAIT_US
+        if following is not None:
+            wait_us = min(max(following - now, 0), _LONGEST_WAIT_US)
+        outcomes.looks_at = now + wait_us
+        return wait_us / MICROSECONDS
 
     async def purge(self) -> None:
         """Forget what is older than anybody may ask for. Usage is kept: bills are made from it."""

@@ -10,7 +10,7 @@ sandbox that could not be resumed stays paused, with its snapshot.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,13 +136,26 @@ class Resumes:
         with self._in.outcomes.news.following(sandbox_id) as changed:
             while True:
                 changed.clear()
-                async with self._in.db.reading() as tx:
+                async with self._in.db.looking_up() as tx:
                     sandbox = await store.find(tx, sandbox_id)
                 if sandbox is None or not self._is_there(sandbox):
                     return None
                 if not self._somebody_resumes(sandbox) or time.monotonic() >= until:
                     return self._routed(sandbox)
                 await _wait(changed, until)
+
+    async def routes(self, silence_s: float) -> AsyncIterator[Routed | None]:
+        """How sandboxes are reached that begin to run from now on; None after a silence."""
+        with self._in.outcomes.beginnings.following() as begun:
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        sandbox = await begun.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if (routed := self._routed(sandbox)) is not None:
+                    yield routed
 
     async def finish(self, sandbox: Sandbox, report: SandboxReport | None) -> None:
         """Bring a resume that was cut off to its end, by what the machine says of it."""
@@ -172,7 +185,7 @@ class Resumes:
             await self._turns.begin(sandbox.id, stop, name="sandbox.stop")
 
     async def _own(self, caller: Caller, sandbox_id: SandboxId) -> Sandbox:
-        async with self._in.db.reading() as tx:
+        async with self._in.db.looking_up() as tx:
             sandbox = await store.find(tx, sandbox_id)
         if sandbox is None or sandbox.team_id != caller.team_id:
             raise no_such_sandbox(sandbox_id)

@@ -86,7 +86,7 @@ class Sandboxes:
 
     async def _decided_meanwhile(self, sandbox: Sandbox) -> Sandbox:
         """The reconcile step thought this start interrupted; what it wrote down counts."""
-        async with self._in.db.reading() as tx:
+        async with self._in.db.looking_up() as tx:
             current = await store.find(tx, sandbox.id)
         if current is not None and current.state is State.RUNNING:
             return current
@@ -108,7 +108,7 @@ class Sandboxes:
         return self._in.clock()
 
     async def get(self, caller: Caller, sandbox_id: SandboxId) -> Created:
-        async with self._in.db.reading() as tx:
+        async with self._in.db.looking_up() as tx:
             return self._in.created(await self._visible(tx, caller, sandbox_id))
 
     async def page(

@@ -53,7 +53,7 @@ class Teams:
     async def authenticate(self, key: str | None) -> Caller:
         if key is None or not is_api_key(key):
             raise UnauthenticatedError(_INVALID_KEY)
-        async with self._db.reading() as tx:
+        async with self._db.looking_up() as tx:
             found = await store.find_by_key(tx, hash_api_key(key))
         if found is None:
             raise UnauthenticatedError(_INVALID_KEY)

@@ -40,6 +40,9 @@ _FIND_BY_KEY = (
 """Built once: every request runs it."""
 
 
+_LOCK = select(teams.c.id).where(teams.c.id == bindparam("team")).with_for_update()
+
+
 async def insert_team(tx: Tx, team: Team) -> None:
     await tx.execute(
         insert(teams).values(
@@ -64,7 +67,7 @@ async def find_team(tx: Tx, team_id: TeamId) -> Team | None:
 
 async def lock_team(tx: Tx, team_id: TeamId) -> None:
     """Let one transaction at a time count what the team has (SQLite has one writer anyway)."""
-    await tx.execute(select(teams.c.id).where(teams.c.id == team_id).with_for_update())
+    await tx.execute(_LOCK, {"team": team_id})
 
 
 async def find_by_key(tx: Tx, key_hash: str) -> tuple[str, Team] | None:

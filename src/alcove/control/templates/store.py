@@ -150,6 +150,13 @@ async def set_shipped_aliases(tx: Tx, template_id: TemplateId, aliases: list[str
         )
 
 
+_NOTE_SPAWN = (
+    update(templates)
+    .where(templates.c.id == bindparam("template"))
+    .values(spawn_count=templates.c.spawn_count + 1, last_spawned_at=bindparam("at"))
+)
+
+
 async def find_named(
     tx: Tx, namespaces: tuple[str, ...], name: str, tag: str, *, by_id: bool
 ) -> list[Named]:
@@ -231,11 +238,7 @@ async def aliases_of(tx: Tx, template_ids: list[TemplateId]) -> dict[TemplateId,
 
 
 async def note_spawn(tx: Tx, template_id: TemplateId, at: int) -> None:
-    await tx.execute(
-        update(templates)
-        .where(templates.c.id == template_id)
-        .values(spawn_count=templates.c.spawn_count + 1, last_spawned_at=at)
-    )
+    await tx.execute(_NOTE_SPAWN, {"template": template_id, "at": at})
 
 
 async def insert_build(tx: Tx, build: Build) -> None:
