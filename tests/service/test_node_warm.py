@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,17 @@ class RestingDriver(FakeDriver):
         self.restored = 0
         self.restore_errors: list[Exception] = []
         self.mute: set[str] = set()
+        self.dials: Counter[str] = Counter()
+
+    def silence(self, names: set[str]) -> None:
+        """Let the agents there answer nobody any more, on open connections neither."""
+        self.mute = names
+        self.break_lines(names)
+
+    def break_lines(self, names: set[str]) -> None:
+        for name in names:
+            for connection in self._connections.get(name, ()):
+                connection.cancel()
 
     async def quiet(self, place: Place) -> None: ...
 
@@ -69,6 +81,7 @@ class RestingDriver(FakeDriver):
 
     async def dial(self, place: Place, port: int, timeout_s: float) -> Any:
         assert place.name not in self.frozen, "spoken to while frozen"
+        self.dials[place.name] += 1
         if place.name in self.mute:
             raise DriverError("nobody answers")
         return await super().dial(place, port, timeout_s)
@@ -230,11 +243,41 @@ def test_one_that_ended_meanwhile_is_passed_over(tmp_path):
     play(act)
 
 
+def test_it_is_told_who_it_is_over_the_line_that_was_open(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.warm(2)
+            dials = dict(s.driver.dials)
+            report = await s.start(spec())
+            assert "restore" not in report.timings_ms
+            name = s.place_of("i1").name
+            assert s.driver.dials[name] == dials[name]
+            # And nothing stays open: a save would have to cut it.
+            still_open = s.driver._connections.get(name)
+            if still_open:
+                await asyncio.wait(set(still_open), timeout=5)
+            assert not s.driver._connections.get(name)
+
+    play(act)
+
+
+def test_where_that_line_is_broken_it_is_dialled(tmp_path):
+    async def act() -> None:
+        async with scene(tmp_path) as s:
+            await s.warm(2)
+            s.driver.break_lines({place.name for place in await s.warm_places()})
+            report = await s.start(spec())
+            assert report.state is State.RUNNING
+            assert "restore" not in report.timings_ms
+
+    play(act)
+
+
 def test_one_that_does_not_answer_is_replaced_by_a_restore(tmp_path, monkeypatch):
     async def act() -> None:
         async with scene(tmp_path) as s:
             await s.warm(2)
-            s.driver.mute = {place.name for place in await s.warm_places()}
+            s.driver.silence({place.name for place in await s.warm_places()})
             report = await s.start(spec())
             assert report.state is State.RUNNING
             assert "restore" in report.timings_ms
