@@ -102,7 +102,7 @@ class Upstreams:
             return idle
         for pause_s in (*_REFUTED_PAUSES_S, None):
             try:
-                return await self._dial(route, to, head)
+                return await self._dial(route, to, _server_name(route, to.port, head))
             except SandboxNotFoundError:
                 # Paused, moved, or a new life of it began, since control was asked.
                 self._catalog.refute(route)
@@ -154,7 +154,8 @@ class Upstreams:
 
     async def _prepare(self, route: Route, key: Key) -> None:
         try:
-            self.give(await self._dial(route, PortOfSandbox(route.sandbox_id, key.port)))
+            agent = PortOfSandbox(route.sandbox_id, key.port)
+            self.give(await self._dial(route, agent, server_name=None))
         except RefusalError:
             pass  # whoever asks for it will be told
         finally:
@@ -175,8 +176,8 @@ class Upstreams:
         metrics.tunnels_reused.inc()
         return _ready(tunnel, key, route)
 
-    async def _dial(self, route: Route, to: PortOfSandbox, head: RequestHead) -> Ready:
-        server_name = head.host.partition(":")[0] if to.port in route.https_ports else None
+    async def _dial(self, route: Route, to: PortOfSandbox, server_name: str | None) -> Ready:
+        """`server_name`: the port speaks TLS and is told this name; None: it does not."""
         for pause_s in (*_DIAL_PAUSES_S, None):
             try:
                 tunnel = await open_tunnel(
@@ -212,6 +213,10 @@ class Upstreams:
                 key = Key(to.sandbox_id, route.generation, to.port)
                 return _ready(tunnel, key, route)
         raise AssertionError
+
+
+def _server_name(route: Route, port: int, head: RequestHead) -> str | None:
+    return head.host.partition(":")[0] if port in route.https_ports else None
 
 
 def _ready(tunnel: Tunnel, key: Key, route: Route) -> Ready:
