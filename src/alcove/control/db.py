@@ -6,7 +6,7 @@
 
 On SQLite, transactions and look-ups run on the event loop itself: a statement takes some 20 us, and
 to hand it to a thread and wait takes ten times as long. So a transaction must be short, as it must
-be anyhow where there is one writer; what may read much is `reading()`, in threads (docs/rfd/0017).
+be anyhow where there is one writer; what may read much is `reading()`, in threads (docs/rfd/0015).
 """
 
 import asyncio

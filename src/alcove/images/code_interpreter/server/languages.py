@@ -9,7 +9,7 @@ from typing import Literal
 
 Transport = Literal["ipc", "tcp"]
 """Unix sockets where the kernel's ZeroMQ has them: an open TCP connection makes every snapshot of
-the sandbox slower (docs/rfd/0015)."""
+the sandbox slower (docs/rfd/0014)."""
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
