@@ -13,6 +13,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any(map(_needs_interpreter, items)):
         stacks.TEMPLATES.add("code_interpreter")
         items.sort(key=_needs_interpreter)
+        # It may have to wait for the whole of the build.
+        first = next(filter(_needs_interpreter, items))
+        first.add_marker(pytest.mark.timeout(stacks.UP_TIMEOUT_S), append=False)
 
 
 def _needs_interpreter(item: pytest.Item) -> bool:
