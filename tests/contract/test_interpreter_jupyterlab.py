@@ -11,7 +11,6 @@ import pytest
 from e2b_code_interpreter import Sandbox
 from websockets.sync.client import connect
 
-from contract.interpreter import make_interpreter
 from stack import Stack
 
 pytestmark = pytest.mark.timeout(900)
@@ -81,8 +80,8 @@ def _output(socket: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def lab(stack: Stack) -> Iterator[Lab]:
-    sandbox = make_interpreter()
+def lab(stack: Stack, interpreter: str) -> Iterator[Lab]:
+    sandbox = Sandbox.create(interpreter, timeout=1800)
     sandbox.commands.run(f"start-jupyterlab --token '{TOKEN}'", background=True, timeout=0)
     lab = Lab(stack, sandbox)
     until = time.monotonic() + _START_S

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 import pytest
 from e2b_code_interpreter import Execution, Sandbox, TimeoutException
 
-from contract.interpreter import make_interpreter
-from stack import Stack
-
 pytestmark = pytest.mark.timeout(900)
 
 LANGUAGES = ("python", "javascript", "typescript", "bash", "r", "java")
 
 
 @pytest.fixture(scope="module")
-def interpreter(stack: Stack) -> Iterator[Sandbox]:
-    sandbox = make_interpreter()
+def interpreter(interpreter: str) -> Iterator[Sandbox]:
+    sandbox = Sandbox.create(interpreter, timeout=1800)
     yield sandbox
     sandbox.kill()
 

@@ -24,6 +24,8 @@ class Cell:
     results: list[dict[str, Any]] = field(default_factory=list)
     main: list[bool] = field(default_factory=list)
     stdout: str = ""
+    pieces: list[int] = field(default_factory=list)
+    """Lengths of the messages that brought stdout."""
     stderr: str = ""
     error: dict[str, Any] | None = None
 
@@ -56,6 +58,7 @@ class Room:
                     cell.main.append(message["msg_type"] == "execute_result")
                 case "stream" if content["name"] == "stdout":
                     cell.stdout += content["text"]
+                    cell.pieces.append(len(content["text"]))
                 case "stream":
                     cell.stderr += content["text"]
                 case "error":

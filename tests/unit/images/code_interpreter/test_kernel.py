@@ -176,3 +176,16 @@ def test_awaiting_and_magics_work(room: Room) -> None:
     assert cell.only["text/plain"] == "5"
     assert room.run("!echo hello").stdout.strip() == "hello"
     assert room.run("%who_ls int").only["text/plain"].startswith("[")
+
+
+def test_a_flood_comes_in_bounded_messages(room: Room) -> None:
+    mib = 1 << 20
+    cell = room.run(
+        f"for n in range(24): print(str(n % 10) * ({mib} - 1))\n"
+        f"print('y' * (5 * {mib}), end='')\nimport sys\nsys.stdout.write(1)"
+    )
+    lines = "".join(str(n % 10) * (mib - 1) + "\n" for n in range(24))
+    assert cell.stdout == lines + "y" * (5 * mib)
+    assert max(cell.pieces) <= 2 * mib
+    assert cell.error is not None
+    assert cell.error["ename"] == "TypeError"
