@@ -312,7 +312,7 @@ def test_names_and_size_come_from_the_recipe_also_of_a_later_version(in_world: I
         await step(world)
         assert await sizes(world) == dict.fromkeys(names[1:], 2048)
         image = newest_image(world.node)
-        world.node.images[image] = replace(world.node.images[image], stale=True)
+        world.node.built[image] = replace(world.node.built[image], stale=True)
         await step(world)
         await step(world)
         assert await sizes(world) == dict.fromkeys(names[1:], 4096)
