@@ -13,8 +13,7 @@ from pathlib import Path
 
 from alcove.concurrency import spawn
 from alcove.node import pidfd, uplink
-from alcove.node.building.layers import Layers
-from alcove.node.building.turns import Turns
+from alcove.node.building.making import Means
 from alcove.node.cgroups import Cgroup
 from alcove.node.drivers.gvisor import GvisorDriver
 from alcove.node.drivers.runsc import Runsc
@@ -28,7 +27,7 @@ from alcove.node.network import Network
 from alcove.node.places import Limits, Places
 from alcove.node.recipes import Recipes
 from alcove.node.rootfs import RootfsStore
-from alcove.storage import Storage
+from alcove.node.settings import Settings
 from alcove.wire.ids import BuildId, TemplateId
 from alcove.wire.node import ImageReport, ImageSpec
 from alcove.wire.states import BuildState
@@ -157,10 +156,7 @@ async def builder(
             driver_version=driver_version or await Runsc("runsc").version_text(),
             places=places,
             events=events,
-            layers=Layers(data_dir),
-            storage=Storage("", data_dir),
-            turns=Turns(1),
-            cache_bytes=1 << 30,
+            building=Means.of(Settings(data_dir=data_dir)),
         ),
     )
     await images.open()
