@@ -117,7 +117,9 @@ def test_a_child_adds_to_a_copy_of_its_parent(data_dir: Path) -> None:
 
 
 def test_a_build_that_has_no_room_says_so_before_it_starts(data_dir: Path) -> None:
-    building.write_recipe(data_dir, "huge", "build_mib = 1000000000\n")
+    # Of another content than `small`, whose root file system is there and takes no room.
+    provision = building.PROVISION + ": huge\n"
+    building.write_recipe(data_dir, "huge", "build_mib = 1000000000\n", provision=provision)
 
     async def scenario() -> None:
         async with building.builder(data_dir) as here:
