@@ -21,7 +21,7 @@ from alcove.control.templates.reconcile import OTHER_DRIVER
 from alcove.control.templates.store import Build
 from alcove.wire.builds import BuildPlan
 from alcove.wire.ids import BuildId
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec
+from alcove.wire.node import ImageReport, ImageSpec
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
@@ -106,16 +106,8 @@ class BuildReconciler:
 
     async def _finish(self, build: Build, image: ImageReport) -> None:
         async with self._db.transaction() as tx:
-            if not await store.change_state(tx, build, BuildState.READY, at=self._clock()):
+            if not await store.finish_build(tx, build, image, at=self._clock()):
                 return
-            await store.write_size(
-                tx,
-                build.id,
-                vcpu_count=image.vcpu_count,
-                memory_mib=image.memory_mib,
-                disk_mib=image.disk_mib,
-                envd_version=image.agent_version or AGENT_VERSION,
-            )
             await build_store.settle_all(tx, build)
         self._builds.credentials.pop(build.id, None)
         _log.info("build.finished", build_id=build.id, template_id=build.template_id)

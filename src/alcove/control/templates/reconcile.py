@@ -17,7 +17,7 @@ from alcove.control.templates import store
 from alcove.control.templates.attempts import next_attempt
 from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Template
 from alcove.wire.ids import NodeId, new_build_id, new_template_id
-from alcove.wire.node import AGENT_VERSION, ImageReport, ImageSpec, RecipeReport
+from alcove.wire.node import ImageReport, ImageSpec, RecipeReport
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
@@ -122,16 +122,8 @@ class TemplateReconciler:
     async def _finish(self, build: Build, image: ImageReport) -> None:
         now = self._clock()
         async with self._db.transaction() as tx:
-            if not await store.change_state(tx, build, BuildState.READY, at=now):
+            if not await store.finish_build(tx, build, image, at=now):
                 return
-            await store.write_size(
-                tx,
-                build.id,
-                vcpu_count=image.vcpu_count,
-                memory_mib=image.memory_mib,
-                disk_mib=image.disk_mib,
-                envd_version=image.agent_version or AGENT_VERSION,
-            )
             await store.set_tag(tx, build.template_id, DEFAULT_TAG, build.id, now)
         _log.info("build.finished", build_id=build.id, template_id=build.template_id)
 

@@ -24,6 +24,7 @@ from alcove.control.templates.tables import (
     templates,
 )
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TeamId, TemplateId
+from alcove.wire.node import AGENT_VERSION, ImageReport
 from alcove.wire.states import BuildState
 
 DEFAULT_TAG = "default"
@@ -309,20 +310,21 @@ async def change_state(
     return changed.rowcount == 1
 
 
-async def write_size(
-    tx: Tx, build_id: BuildId, *, vcpu_count: int, memory_mib: int, disk_mib: int, envd_version: str
-) -> None:
-    """Write down what the finished build really is."""
+async def finish_build(tx: Tx, build: Build, image: ImageReport, *, at: int) -> bool:
+    """Write down that a build is ready, and what it really is; False if it is past that."""
+    if not await change_state(tx, build, BuildState.READY, at=at):
+        return False
     await tx.execute(
         update(template_builds)
-        .where(template_builds.c.id == build_id)
+        .where(template_builds.c.id == build.id)
         .values(
-            vcpu_count=vcpu_count,
-            memory_mib=memory_mib,
-            disk_mib=disk_mib,
-            envd_version=envd_version,
+            vcpu_count=image.vcpu_count,
+            memory_mib=image.memory_mib,
+            disk_mib=image.disk_mib,
+            envd_version=image.agent_version or AGENT_VERSION,
         )
     )
+    return True
 
 
 async def set_tag(tx: Tx, template_id: TemplateId, tag: str, build_id: BuildId, at: int) -> None:
