@@ -105,7 +105,8 @@ def test_steps_of_every_kind(name: str, folder: Path) -> None:
 
 def test_only_what_changed_runs_again(name: str) -> None:
     def steps(last: str) -> Any:
-        template = Template().from_template("base").run_cmd("date +%N >/home/user/when")
+        # The name keeps apart what an earlier run of this test has left in the cache.
+        template = Template().from_template("base").run_cmd(f": {name}; date +%N >/home/user/when")
         return template.run_cmd(f"echo {last} >/home/user/last")
 
     when = []
@@ -172,7 +173,7 @@ def test_a_ready_command_must_be_met_and_a_missing_file_is_said(name: str, tmp_p
 
 def test_background_builds_tags_and_existence(name: str) -> None:
     assert not Template.exists(name)
-    template = Template().from_template("base").run_cmd("sleep 2")
+    template = Template().from_template("base").run_cmd(f"sleep 2; : {name}")
     made = Template.build_in_background(template, f"{name}:v1", tags=["one"], **SIZE)
     assert Template.get_build_status(made).status.value == "building"
     assert Template.exists(name)
@@ -191,7 +192,7 @@ def test_background_builds_tags_and_existence(name: str) -> None:
 
 async def _build_async(name: str) -> list[str]:
     lines: list[str] = []
-    template = AsyncTemplate().from_template("base").run_cmd("echo said")
+    template = AsyncTemplate().from_template("base").run_cmd(f"echo said {name}")
     await AsyncTemplate.build(
         template, name, on_build_logs=lambda entry: lines.append(entry.message), **SIZE
     )
@@ -202,4 +203,4 @@ def test_the_asynchronous_sdk(name: str) -> None:
     import asyncio
 
     lines = asyncio.run(_build_async(name))
-    assert "[builder 1/1] [stdout]: said" in lines
+    assert f"[builder 1/1] [stdout]: said {name}" in lines

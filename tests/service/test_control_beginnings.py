@@ -24,9 +24,30 @@ def test_edges_are_told_of_what_begins_to_run(in_world: InWorld) -> None:
                 asked = (
                     await here.http.get(f"/internal/routes/{begun}", headers=here.cluster)
                 ).json()
+                assert 0 <= told.pop("runs_for_s") - asked.pop("runs_for_s") < 60
                 assert told == asked
                 assert told["sandbox_id"] == begun != earlier
         # The server has ended although its answer had no end.
+
+    in_world(scenario)
+
+
+def test_edges_are_told_when_the_time_of_a_sandbox_is_made_shorter(in_world: InWorld) -> None:
+    async def scenario(here: World) -> None:
+        sandbox_id = await here.create()
+        asked = f"/internal/routes/{sandbox_id}"
+        before = (await here.http.get(asked, headers=here.cluster)).json()["runs_for_s"]
+        with here.app.state.sandboxes.outcomes.beginnings.following() as told:
+            for timeout_s in (7200, 3):
+                answer = await here.http.post(
+                    f"/sandboxes/{sandbox_id}/timeout",
+                    json={"timeout": timeout_s},
+                    headers={"X-API-Key": here.key},
+                )
+                assert answer.status_code == 204
+            assert told.qsize() == 1, "later is no news"
+        after = (await here.http.get(asked, headers=here.cluster)).json()["runs_for_s"]
+        assert 0 < after <= 3 < before
 
     in_world(scenario)
 

@@ -6,6 +6,7 @@ from edge_world import ONE, TWO, World, echo, eventually, in_world
 
 from alcove.concurrency import spawn
 from alcove.wire.hosts import GUEST_PORT
+from alcove.wire.ids import SandboxId
 
 
 @in_world
@@ -57,4 +58,16 @@ async def test_what_has_ended_again_and_old_news_do_no_harm(there: World) -> Non
     there.control.begun.put_nowait(TWO)
     await eventually(lambda: there.ingress.connects[TWO, GUEST_PORT] == 2)
     assert (await there.get(sandbox=TWO, port=GUEST_PORT)).json()["label"] == "two"
+    following.cancel()
+
+
+@in_world
+async def test_it_hears_that_the_time_of_a_sandbox_was_made_shorter(there: World) -> None:
+    await there.sandbox(ONE, {8000: echo("one")})
+    assert (await there.get()).status == 200
+    following = spawn(there.edge.follower.run(), name="following")
+    there.control.routes[ONE] |= {"state": "paused", "auto_resume": False, "node_ingress": ""}
+    there.control.begun.put_nowait(ONE)
+    await eventually(lambda: there.edge.follower._catalog.fresh(SandboxId(ONE)) is None)
+    assert (await there.get()).json()["message"] == "The sandbox was not found"
     following.cancel()

@@ -69,6 +69,22 @@ async def test_a_request_wakes_the_sandbox_and_is_then_served(there: World) -> N
 
 
 @in_world
+async def test_when_its_time_is_over_nothing_is_sent_before_control_is_asked(there: World) -> None:
+    """It may be about to be paused, which cuts off whatever has reached it."""
+    await there.sandbox(ONE, {8000: echo("there")}, runs_for_s=0.3)
+    assert (await there.get()).status == 200
+    route = there.control.routes[ONE]
+    route |= {"state": "paused", "auto_resume": True, "node_ingress": ""}
+    await asyncio.sleep(0.3)
+    gate = Gate(there)
+    asking = asyncio.ensure_future(there.get())
+    await gate.asked.wait()
+    assert not asking.done()
+    gate.go.set()
+    assert (await asking).json()["nth"] == 1, "by a tunnel to the new life"
+
+
+@in_world
 async def test_many_requests_make_one_wake(there: World) -> None:
     await asleep(there)
     gate = Gate(there)

@@ -3,14 +3,17 @@
     unknown ──ask──▶ fresh (5 s) ──▶ stale ──ask──▶ fresh
                        └── expire() ──▶ stale ──control away──▶ used as it is
 
-A stale route is asked for again before it is used, but still used when control does not answer:
-running sandboxes stay reachable while control restarts. A sandbox that was killed or paused is not
-in the catalog's hands: its node refuses the tunnel, and the caller says refute(). What control says
-of paused and unknown sandboxes is not kept: either may be running the next moment.
+A route is stale as well once the sandbox's time is over: it may be about to be paused, which would
+cut off whatever is sent to it. A stale route is asked for again before it is used, but still used
+when control does not answer: running sandboxes stay reachable while control restarts. A sandbox
+that was killed or paused is not in the catalog's hands: its node refuses the tunnel, and the caller
+says refute(). What control says of paused and unknown sandboxes is not kept: either may be running
+the next moment.
 """
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections import OrderedDict
@@ -25,6 +28,9 @@ from alcove.wire.ids import SandboxId
 from alcove.wire.states import SandboxState
 
 _FRESH_S = 5.0
+# Whoever has read that a sandbox is paused, its time being over, may act on that at once: by then
+# no route to its last life may count as fresh, however long control's answer was on its way.
+_ASK_AHEAD_S = 0.05
 _PATIENCE_S = 0.25
 # Control answers at once, unless a resume or a pause is under way: it waits for that, up to 30 s.
 _LIMIT_S = 35.0
@@ -44,6 +50,8 @@ class Route:
     mask_request_host: str | None
     https_ports: frozenset[int] = frozenset()
     """Ports inside that speak TLS."""
+    ends_at: float = math.inf
+    """When its time is over, as far as is known, by time.monotonic()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,8 @@ class Catalog:
 
     def remember(self, route: Route) -> None:
         """Keep what control has just said."""
-        self._known[route.sandbox_id] = _Known(route, time.monotonic() + _FRESH_S)
+        fresh_until = min(time.monotonic() + _FRESH_S, route.ends_at - _ASK_AHEAD_S)
+        self._known[route.sandbox_id] = _Known(route, fresh_until)
         self._known.move_to_end(route.sandbox_id)
         if len(self._known) > _MAX_ROUTES:
             self._known.popitem(last=False)
@@ -192,6 +201,7 @@ def read_answer(status: int, body: bytes) -> Route | Asleep:
             traffic_token=data.get("traffic_token"),
             mask_request_host=_read_mask(data.get("mask_request_host")),
             https_ports=frozenset(map(int, data.get("https_ports", ()))),
+            ends_at=time.monotonic() + float(data.get("runs_for_s", math.inf)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControlSilentError("control's route cannot be read") from error

@@ -1,12 +1,14 @@
 """Follows what control says of sandboxes that begin to run, so that the first request is quick.
 
 Each gets its route into the catalog and, to its agent, a tunnel into the pool: whoever has just
-made a sandbox is about to run something there. What is missed here is asked for later.
+made a sandbox is about to run something there. Control also says when the time of one is made
+shorter, so that nothing is sent to it while it is about to be paused. What is missed here is asked
+for later.
 """
 
 import asyncio
 
-from alcove.edge.catalog import Catalog, Route, read_answer
+from alcove.edge.catalog import Asleep, Catalog, Route, read_answer
 from alcove.edge.control_client import ControlClient, ControlSilentError
 from alcove.edge.upstreams import Upstreams
 
@@ -38,3 +40,5 @@ class Follower:
         route = read_answer(200, line)
         if isinstance(route, Route) and self._catalog.learn(route):
             self._upstreams.prepare(route)
+        elif isinstance(route, Asleep):
+            self._catalog.expire(route.sandbox_id)

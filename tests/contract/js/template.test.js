@@ -1,6 +1,6 @@
 // Template() of the official JavaScript SDK: built here, with files, and used.
 import assert from 'node:assert/strict'
-import { mkdtempSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -9,8 +9,10 @@ import { Sandbox, Template, waitForTimeout } from 'e2b'
 
 const name = `js-${Date.now().toString(36)}`
 const size = { cpuCount: 1, memoryMB: 512 }
+const context = mkdtempSync(join(tmpdir(), 'template-'))
 
 after(async () => {
+  rmSync(context, { recursive: true })
   const answer = await fetch(`${process.env.E2B_API_URL}/templates/${name}`, {
     method: 'DELETE',
     headers: { 'X-API-Key': process.env.E2B_API_KEY },
@@ -19,7 +21,6 @@ after(async () => {
 })
 
 test('a template with files, environment and a start command', async () => {
-  const context = mkdtempSync(join(tmpdir(), 'template-'))
   mkdirSync(join(context, 'folder'))
   writeFileSync(join(context, 'folder', 'test.txt'), 'This is a test file.')
   symlinkSync('test.txt', join(context, 'folder', 'link'))
@@ -27,7 +28,7 @@ test('a template with files, environment and a start command', async () => {
   const template = Template({ fileContextPath: context })
     .fromBaseImage()
     .copy('folder/*', 'folder', { forceUpload: true })
-    .runCmd('cat folder/link')
+    .runCmd(`cat folder/link # not from the cache: ${name}`)
     .setEnvs({ FROM_JS: 'yes' })
     .setWorkdir('/app')
     .setStartCmd('touch /tmp/started', waitForTimeout(1000))

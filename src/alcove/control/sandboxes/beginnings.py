@@ -1,5 +1,7 @@
 """Tells edges which sandboxes have begun to run, so that the first request need not ask.
 
+And whose time was made shorter: the end of its time is part of a route.
+
 News, not truth: who follows too slowly, or comes later, misses some, and asks as before.
 """
 
@@ -13,7 +15,7 @@ _MOST_WAITING = 1000
 
 
 class Beginnings:
-    """Of sandboxes whose life this process has begun."""
+    """Of sandboxes whose life this process has begun, or brought nearer to its end."""
 
     def __init__(self) -> None:
         self._followers: set[asyncio.Queue[Sandbox]] = set()

@@ -39,6 +39,7 @@ class Route(BaseModel):
     traffic_token: str | None
     mask_request_host: str | None
     https_ports: list[int]
+    runs_for_s: float
 
 
 class Status(BaseModel):
@@ -55,7 +56,7 @@ class Status(BaseModel):
 # Not in the document: a client made from it would wait for the end of an answer without one.
 @router.get("/routes", include_in_schema=False)
 async def routes(resumes: ResumesService) -> Response:
-    """Where sandboxes are that begin to run from now on: a line of JSON each, without end."""
+    """Where sandboxes are that begin to run, or shall end sooner: JSON lines without end."""
 
     async def lines() -> AsyncIterator[bytes]:
         yield b"\n"

@@ -114,6 +114,8 @@ class Routed:
     mask_request_host: str | None
     https_ports: list[int]
     """Ports inside that speak TLS."""
+    runs_for_s: float
+    """How long its time goes on; 0 while it is paused."""
 
 
 def sandbox(

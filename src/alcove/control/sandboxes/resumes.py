@@ -145,7 +145,10 @@ class Resumes:
                 await _wait(changed, until)
 
     async def routes(self, silence_s: float) -> AsyncIterator[Routed | None]:
-        """How sandboxes are reached that begin to run from now on; None after a silence."""
+        """How sandboxes are reached that begin to run, or shall end sooner, from now on.
+
+        None after a silence of `silence_s`.
+        """
         with self._in.outcomes.beginnings.following() as begun:
             while True:
                 try:
@@ -324,6 +327,7 @@ class Resumes:
             traffic_token=created.traffic_token,
             mask_request_host=sandbox.network.get("maskRequestHost"),
             https_ports=sandbox.network.get("httpsPorts") or [],
+            runs_for_s=(sandbox.end_at - self._in.clock()) / MICROSECONDS if runs else 0.0,
         )
 
 

@@ -266,9 +266,11 @@ class Sandboxes:
                 data = {"end_at": rfc3339(end_at)}
                 kind = EventKind.TIMEOUT_CHANGED
                 await events.record(tx, sandbox.team_id, sandbox.id, kind=kind, at=now, data=data)
+        moved = replace(sandbox, end_at=end_at)
         if end_at < sandbox.end_at:
             self.outcomes.deadlines_changed.set()
-        return replace(sandbox, end_at=end_at)
+            self.outcomes.beginnings.tell(moved)
+        return moved
 
     async def resume_stop(self, sandbox: Sandbox) -> None:
         """Carry out a written intent to stop. Raises UnavailableError while the node is away."""
