@@ -8,6 +8,7 @@ from control_world import World
 
 from alcove.control.nodes.client import NodeFullError, NodeNotSavedError
 from alcove.control.sandboxes import store
+from alcove.control.sandboxes.states import State
 from alcove.control.usage import store as usage
 from alcove.wire.ids import SandboxId
 
@@ -89,6 +90,29 @@ def test_many_children_of_one_snapshot(in_world: InWorld) -> None:
         [result] = await fork(world, ids.pop())
         assert (await row(world, result["sandbox"]["sandboxID"])).depth == 2
         assert (await row(world, result["sandbox"]["sandboxID"])).root_id == source
+
+    in_world(scenario)
+
+
+def test_the_first_child_does_not_end_before_the_last_one_is_there(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        source = await world.create(timeout=3600)
+        starts = 0
+
+        async def slow(method: str) -> None:
+            nonlocal starts
+            starts += method == "start"
+            if starts > 8 and method == "start":
+                world.clock.forward(10)
+                await world.app.state.sandbox_reconciler.expire()
+
+        world.node.hold = slow
+        results = await fork(world, source, count=12, timeout=15)
+        now = world.clock()
+        for result in results:
+            child = await row(world, result["sandbox"]["sandboxID"])
+            assert child.state is State.RUNNING
+            assert 0 <= now + 15_000_000 - child.end_at < 1_000, "the clock of the world ticks"
 
     in_world(scenario)
 

@@ -125,3 +125,14 @@ def test_an_answer_of_another_shape_is_a_refusal() -> None:
                 await node.list_all()
 
     asyncio.run(scenario())
+
+
+def test_a_sign_of_life_is_no_event() -> None:
+    event = {"sequence": 1, "at": 0.0, "kind": "hello", "subject": "", "reason": "", "detail": ""}
+    line = json.dumps(event).encode()
+
+    async def scenario() -> None:
+        async with machine(http(200, b"\n" + line + b"\n\n" + line + b"\n")) as node:
+            assert [told.kind async for told in node.events()] == ["hello", "hello"]
+
+    asyncio.run(scenario())

@@ -206,7 +206,8 @@ class HttpNode:
                 if response.status != 200:
                     raise NodeRefusedError(f"GET /v1/events: status {response.status}")
                 async for line in response.content:
-                    if 0 < len(line) <= _MAX_EVENT_BYTES:
+                    # An empty one is a sign of life.
+                    if line.strip() and len(line) <= _MAX_EVENT_BYTES:
                         yield NodeEvent.from_json(json.loads(line))
         except (*_NO_ANSWER, AttributeError, KeyError, TypeError, ValueError) as error:
             raise NodeUnreachableError(f"GET /v1/events: {error!r}") from error

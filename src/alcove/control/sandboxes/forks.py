@@ -18,7 +18,7 @@ from alcove.control.errors import (
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
-from alcove.control.sandboxes import lineage, plan, saving, store
+from alcove.control.sandboxes import lineage, marks, plan, saving, store
 from alcove.control.sandboxes.context import Context, to_its_end
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.service import Sandboxes
@@ -86,6 +86,8 @@ class Forks:
             planned = await self._plan_saved(caller, snapshot, report, wanted)
         await self._in.checkpoint("children written")
         outcomes = await self._start_all(planned)
+        if len(outcomes) > 1:
+            outcomes = await self._begin_time(outcomes)
         self._in.snapshots.changed.set()
         if wanted.strict:
             await self._all_or_none(outcomes)
@@ -176,14 +178,14 @@ class Forks:
 
         async def start(entry: Sandbox) -> Outcome:
             async with turn:
-                return await self._start(entry, planned.source)
+                return await self._start(entry, planned)
 
         async with asyncio.TaskGroup() as group:
             starts = [group.create_task(start(entry)) for entry in planned.children]
         return [started.result() for started in starts]
 
-    async def _start(self, entry: Sandbox, source: Sandbox) -> Outcome:
-        spec = self._in.spec(entry, {})
+    async def _start(self, entry: Sandbox, planned: _Planned) -> Outcome:
+        spec, source = self._in.spec(entry, {}), planned.source
         if source.state is State.PAUSED and not source.pause_memory:
             spec = replace(spec, reboot=True)
         try:
@@ -191,13 +193,42 @@ class Forks:
         except NodeError as error:
             await self._sandboxes.give_up(entry, str(error))
             return plan.start_error(error, entry.alias or entry.template_id)
+        # None ends while others are still started: `_begin_time` has the last word.
+        alone = len(planned.children) == 1
+        waits_us = 0 if alone else max(0, entry.start_deadline - self._in.clock())
         running = await self._sandboxes.outcomes.started(
-            entry, timeout_us=entry.timeout_s * MICROSECONDS, changes=report.changes
+            entry,
+            timeout_us=entry.timeout_s * MICROSECONDS + waits_us,
+            changes=report.changes,
         )
         if running is None:
             await self._sandboxes.give_up(entry, "it was given up while it started")
             return saving.given_up()
         return self._in.created(running)
+
+    async def _begin_time(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Have the time of all children begin now, when the caller is about to hear of them."""
+        now = self._in.clock()
+        async with self._in.db.transaction() as tx:
+            settled = [
+                await self._end_counted_from(tx, outcome, now)
+                if isinstance(outcome, Created)
+                else outcome
+                for outcome in outcomes
+            ]
+        for outcome in settled:
+            if isinstance(outcome, Created):
+                self._in.outcomes.beginnings.tell(outcome.sandbox)
+        self._in.outcomes.deadlines_changed.set()
+        return settled
+
+    async def _end_counted_from(self, tx: Tx, created: Created, now: int) -> Created:
+        child = created.sandbox
+        end_at = now + child.timeout_s * MICROSECONDS
+        # Whoever found it in a list and gave it another end meanwhile meant that.
+        if not await marks.settle_end(tx, child, end_at=end_at):
+            return created
+        return replace(created, sandbox=replace(child, end_at=end_at))
 
     async def _all_or_none(self, outcomes: Sequence[Outcome]) -> None:
         failed = [outcome for outcome in outcomes if isinstance(outcome, ControlError)]

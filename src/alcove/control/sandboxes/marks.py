@@ -212,6 +212,16 @@ async def change_end(
     return written
 
 
+async def settle_end(tx: Tx, sandbox: Sandbox, *, end_at: int) -> bool:
+    """Set when a sandbox ends, unless anybody else has changed that, or anything of it."""
+    changed = await tx.execute(
+        update(sandboxes)
+        .where(unchanged(sandbox), sandboxes.c.end_at == sandbox.end_at)
+        .values(end_at=end_at)
+    )
+    return changed.rowcount == 1
+
+
 async def change_egress(tx: Tx, sandbox: Sandbox) -> bool:
     """Write down what a sandbox that stays as it is may reach."""
     values = {"network": sandbox.network, "allow_internet": sandbox.allow_internet}
