@@ -260,7 +260,6 @@ def test_what_comes_later_says_so(in_world: InWorld) -> None:
             ("POST", "/templates"),
             ("POST", "/v2/templates"),
             ("POST", "/templates/base"),
-            ("POST", "/volumes"),
         ):
             answer = await world.http.request(method, path, json={})
             assert answer.status_code == answer.json()["code"] == 501, path

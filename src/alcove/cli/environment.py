@@ -11,10 +11,11 @@ from alcove.cli.supervise import running_supervisor
 
 
 def client_environment(installation: Installation) -> dict[str, str]:
-    """The three variables every E2B client reads."""
+    """The variables every E2B client reads."""
     return {
         "E2B_API_URL": installation.api_url,
         "E2B_SANDBOX_URL": installation.sandbox_url,
+        "E2B_VOLUME_API_URL": installation.api_url,
         "E2B_API_KEY": installation.api_key(),
     }
 

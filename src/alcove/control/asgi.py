@@ -102,9 +102,9 @@ class BodyLimit:
         limit_bytes: int,
         silence_s: float = 10.0,
         total_s: float = 30.0,
-        besides: str = "",
+        besides: tuple[str, ...] = (),
     ) -> None:
-        """`besides`: begin of the paths that look after themselves."""
+        """`besides`: begins of the paths that look after themselves."""
         self._besides = besides
         self._app = app
         self._limit_bytes = limit_bytes
@@ -112,7 +112,7 @@ class BodyLimit:
         self._total_s = total_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        unlimited = self._besides and scope.get("path", "").startswith(self._besides)
+        unlimited = scope.get("path", "").startswith(self._besides)
         if scope["type"] != "http" or unlimited:
             await self._app(scope, receive, send)
             return

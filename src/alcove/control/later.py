@@ -16,10 +16,6 @@ _LATER: tuple[tuple[str, str, str], ...] = (
     ("POST", "/v2/templates", "template builds of the first version"),
     ("POST", "/templates/{template_id}", "template builds of the first version"),
     ("POST", "/templates/{template_id}/builds/{build_id}", "template builds of the first version"),
-    ("POST", "/volumes", "volumes"),
-    ("GET", "/volumes", "volumes"),
-    ("GET", "/volumes/{volume_id}", "volumes"),
-    ("DELETE", "/volumes/{volume_id}", "volumes"),
 )
 _PARAMETER = re.compile(r"{(\w+)")
 

@@ -16,6 +16,7 @@ from alcove.control.snapshots.reconcile import SnapshotReconciler
 from alcove.control.teams.service import Teams
 from alcove.control.templates.build_reconcile import BuildReconciler
 from alcove.control.templates.reconcile import TemplateReconciler
+from alcove.control.volumes.reconcile import VolumeReconciler
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import NodeEvent
 
@@ -43,6 +44,7 @@ class Loops:
         sandboxes: SandboxReconciler,
         snapshots: SnapshotReconciler,
         snapshots_changed: asyncio.Event,
+        volumes: VolumeReconciler,
         retention: Retention,
         kept_states: KeptStates,
         sampler: Sampler,
@@ -61,6 +63,7 @@ class Loops:
         self._sandboxes = sandboxes
         self._snapshots = snapshots
         self._snapshots_changed = snapshots_changed
+        self._volumes = volumes
         self._retention = retention
         self._kept_states = kept_states
         self._sampler = sampler
@@ -86,6 +89,7 @@ class Loops:
                 every(_RECONCILE_S, self._snapshots.step, wake=self._snapshots_changed),
                 name="snapshots",
             ),
+            spawn(every(_RECONCILE_S, self._volumes.step), name="volumes"),
             spawn(every(_PURGE_S, self._retention.step), name="retention"),
             spawn(every(_STRANGERS_S, self._snapshots.look_for_strangers), name="strangers"),
             spawn(every(_STRANGERS_S, self._kept_states.step), name="kept states"),

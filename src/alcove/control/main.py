@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvicorn
@@ -30,6 +29,7 @@ from alcove.control.sandboxes import (
     fork_routes,
     internal_routes,
     lineage,
+    mounts,
     observe_routes,
     v1_routes,
 )
@@ -68,6 +68,10 @@ from alcove.control.templates.files import BuildFiles
 from alcove.control.templates.reconcile import TemplateReconciler
 from alcove.control.templates.service import Templates
 from alcove.control.templates.tags import Tags
+from alcove.control.volumes import content_routes
+from alcove.control.volumes import routes as volume_routes
+from alcove.control.volumes.reconcile import VolumeReconciler
+from alcove.control.volumes.service import VolumeLimits, Volumes
 from alcove.storage import Storage
 
 _log = structlog.get_logger()
@@ -75,6 +79,9 @@ _log = structlog.get_logger()
 MAX_BODY_BYTES = 1024 * 1024
 _KEEP_ALIVE_S = 310
 """Longer than clients keep idle connections (300 s), so that they, not we, close them."""
+
+_LARGE = (build_routes.UPLOADS, content_routes.CONTENT)
+"""Begins of the paths whose bodies have limits of their own."""
 
 Checkpoint = Callable[[str], Awaitable[None]]
 
@@ -91,6 +98,7 @@ class Parts:
     builds: Builds
     tags: Tags
     snapshots: Snapshots
+    volumes: Volumes
     sandboxes: Sandboxes
     checkpoints: Checkpoints
     pauses: Pauses
@@ -106,6 +114,7 @@ class Parts:
     template_reconciler: TemplateReconciler
     build_reconciler: BuildReconciler
     snapshot_reconciler: SnapshotReconciler
+    volume_reconciler: VolumeReconciler
     kept_states: KeptStates
     sampler: Sampler
     cluster_token: str
@@ -121,6 +130,7 @@ class Parts:
             sandboxes=self.sandbox_reconciler,
             snapshots=self.snapshot_reconciler,
             snapshots_changed=self.snapshots.changed,
+            volumes=self.volume_reconciler,
             retention=self.retention,
             kept_states=self.kept_states,
             sampler=self.sampler,
@@ -150,10 +160,10 @@ def build_app(
         setattr(app.state, field.name, getattr(parts, field.name))
     _add_routes(app)
     problems.add_answers(app)
-    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES, besides=build_routes.UPLOADS)
+    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES, besides=_LARGE)
     app.add_middleware(Cors)
     app.add_middleware(RequestLog)
-    _describe(app)
+    problems.describe(app)
     return app
 
 
@@ -165,7 +175,7 @@ def _assemble(
         node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
-    builds = _builds(settings, context, key)
+    builds, volumes = _builds(settings, context, key), _volumes(settings, context, key)
     pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
@@ -176,6 +186,7 @@ def _assemble(
         builds=builds,
         tags=Tags(db, context.templates, clock),
         snapshots=context.snapshots,
+        volumes=volumes,
         sandboxes=sandboxes,
         pauses=pauses,
         resumes=resumes,
@@ -191,6 +202,7 @@ def _assemble(
         template_reconciler=TemplateReconciler(db, nodes, clock),
         build_reconciler=BuildReconciler(db, nodes, builds, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
+        volume_reconciler=VolumeReconciler(db, volumes, clock),
         kept_states=KeptStates(db, nodes, clock),
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
@@ -200,6 +212,17 @@ def _assemble(
 
 def _secrets(settings: Settings, db: Database, clock: Callable[[], int]) -> Secrets:
     return Secrets(db, Sealer(read_keys(settings.data_dir / "secrets.key")), clock)
+
+
+def _volumes(settings: Settings, context: Context, key: str) -> Volumes:
+    return Volumes(
+        context.db,
+        context.nodes,
+        limits=VolumeLimits(settings.volume_mib, settings.volumes),
+        token_seed=hashlib.sha256(f"alcove volume tokens:{key}".encode()).digest(),
+        mounted_by=mounts.mounted_by,
+        clock=context.clock,
+    )
 
 
 def _reconciler(
@@ -322,31 +345,13 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)
     app.include_router(secret_routes.router)
+    app.include_router(volume_routes.router)
+    app.include_router(content_routes.router)
     app.include_router(event_routes.router)
     app.include_router(internal_routes.router)
     probes.add_routes(app)
     later.add_routes(app)
     app.include_router(fork_routes.deletion)
-
-
-def _describe(app: FastAPI) -> None:
-    """Serve an OpenAPI document that says what is really answered: 400, never FastAPI's 422."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        document = describe()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                unprocessable = operation["responses"].get("422", {})
-                if "HTTPValidationError" in str(unprocessable):
-                    del operation["responses"]["422"]
-        for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def main() -> None:

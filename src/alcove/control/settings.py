@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     template_disk_mib: Annotated[int, Field(ge=10240)] = 65536
     """Largest disk of a template that a team builds."""
 
+    volume_mib: Annotated[int, Field(ge=1)] = 2048
+    """Size of a volume whose maker does not say; the node keeps so much of its disk for it."""
+
+    volumes: Annotated[int, Field(ge=0)] = 100
+    """Volumes a team may have."""
+
     event_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Days that events (GET /v1/events) are kept; the usage ledger is kept for ever."""
 

@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from alcove.node import overlays
 from alcove.node.run import run
 
 _IMAGE = "disk.img"
@@ -53,7 +52,7 @@ async def create(slot_directory: Path, size_mib: int) -> Path:
 
 
 async def remove(slot_directory: Path) -> None:
-    """Unmount and delete the disk, if there is one, with a root that was mounted on it.
+    """Unmount and delete the disk, if there is one, with what was mounted on it.
 
     Raises CommandError while it is in use.
     """
@@ -77,7 +76,7 @@ def transferred_bytes(slot_directory: Path) -> int:
 
 
 def mounted(under: Path) -> list[Path]:
-    """Mount points of disks and roots anywhere under a directory, in the order of mounting."""
+    """Mount points anywhere under a directory, in the order of mounting."""
     directory = under.resolve()
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -85,7 +84,7 @@ def mounted(under: Path) -> list[Path]:
         for escape, character in _OCTAL_ESCAPES.items():
             mount_point = mount_point.replace(escape, character)
         path = Path(mount_point)
-        if path.name in {_MOUNT, overlays.MOUNT} and path.is_relative_to(directory):
+        if path.is_relative_to(directory):
             found.append(path)
     return found
 

@@ -15,6 +15,8 @@ from alcove.node.network import Network
 from alcove.node.records import Records
 from alcove.node.resolver import Resolver
 from alcove.node.settings import Settings
+from alcove.node.volumes.disks import LoopDisks, PlainDisks
+from alcove.node.volumes.store import Volumes
 from alcove.wire.egress import EgressPolicy
 from alcove.wire.states import NodeSandboxState, StopReason
 
@@ -31,7 +33,9 @@ class Machine:
         self.gatekeeper: Gatekeeper | None = None
         self.ground: Ground
         self.driver = driver
-        if settings.driver == "fake":
+        fake = settings.driver == "fake"
+        self.volumes = Volumes(settings.data_dir / "volumes", PlainDisks() if fake else LoopDisks())
+        if fake:
             self.ground = PlainGround(settings.instance, self._slots)
         else:
             network = Network(settings.instance, settings.slot_network, mtu=uplink.mtu())
@@ -79,6 +83,7 @@ class Machine:
         failures = [text for slot in sorted(slots) if (text := await self._purge(slot))]
         if failures:
             raise NodeError("; ".join(failures))
+        await self.volumes.unmount_all()
         for daemon in self.daemons:
             await daemon.stop()
         if self._network is not None:

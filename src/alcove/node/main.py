@@ -54,6 +54,7 @@ from alcove.node.settings import Settings
 from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
+from alcove.node.volumes.routes import VolumeApi
 from alcove.wire.ids import NodeId
 
 _log = structlog.get_logger()
@@ -113,6 +114,7 @@ class Node:
         self.ingress = Ingress(machine.driver, self.supervisor.running, self._cluster_token)
         self.ingress_port = self.ingress.listen(settings.host, settings.ingress_port)
         await self.places.sweep()
+        await machine.volumes.sweep()
         await self._open_images()
         self._work()
         metrics.follow(
@@ -131,6 +133,7 @@ class Node:
             places=self.places,
             images=self.images,
             snapshots=self.snapshots,
+            volumes=VolumeApi(machine.volumes),
             events=self.events,
             data_dir=settings.data_dir,
             problems=self._problems,

@@ -23,6 +23,7 @@ from alcove.node.memory import memory_available_mib
 from alcove.node.places import Places
 from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
+from alcove.node.volumes.routes import CONTENT_ERRORS, VolumeApi
 from alcove.wire.egress import EgressPolicy
 from alcove.wire.errors import ErrorCode, Problem
 from alcove.wire.ids import (
@@ -81,6 +82,7 @@ class Api:
         places: Places,
         images: ImageStore,
         snapshots: Snapshots,
+        volumes: VolumeApi,
         events: Events,
         data_dir: Path,
         problems: Sequence[str],
@@ -91,6 +93,7 @@ class Api:
         self._places = places
         self._images = images
         self._snapshots = snapshots
+        self._volumes = volumes
         self._events = events
         self._data_dir = data_dir
         self._problems = problems
@@ -119,9 +122,11 @@ class Api:
             Route("/v1/images/{id}", self._image, methods=["GET"]),
             Route("/v1/images/{id}", self._delete_image, methods=["DELETE"]),
             Route("/v1/images/{id}/logs", self._image_log),
+            *self._volumes.routes(),
         ]
         handlers: dict[Any, Any] = {
             NodeError: _answer_node_error,
+            **CONTENT_ERRORS,
             404: _answer_http_error,
             405: _answer_http_error,
             500: _answer_bug,

@@ -5,6 +5,7 @@ template  20 of [a-z0-9]
 build     UUID
 snapshot  UUID                also the id of the template build that shows it
 team      UUID
+volume    UUID
 slot      small integer, one per prepared place on a node
 """
 
@@ -20,6 +21,7 @@ BuildId = NewType("BuildId", str)
 SnapshotId = NewType("SnapshotId", str)
 TeamId = NewType("TeamId", str)
 NodeId = NewType("NodeId", str)
+VolumeId = NewType("VolumeId", str)
 
 # Required in every sandbox object and read by no client (contract e2b 2.2).
 CLIENT_ID = "6532622b"
@@ -51,6 +53,18 @@ def new_snapshot_id() -> SnapshotId:
 
 def new_team_id() -> TeamId:
     return TeamId(str(uuid.uuid4()))
+
+
+def new_volume_id() -> VolumeId:
+    return VolumeId(str(uuid.uuid4()))
+
+
+def parse_volume_id(text: str) -> VolumeId:
+    """Read a volume id, in any of the forms of a UUID. Raises InvalidIdError."""
+    try:
+        return VolumeId(str(uuid.UUID(text)))
+    except ValueError:
+        raise InvalidIdError(text) from None
 
 
 def parse_sandbox_id(text: str) -> SandboxId:

@@ -20,6 +20,10 @@
     GET    /v1/images                                          {"images": [ImageReport]}
     GET    /v1/images/{build_id}/logs?after=                   {"entries": [LogEntry]}
     DELETE /v1/images/{build_id}                               204             ends it; repeatable
+    PUT    /v1/volumes/{id}            VolumeSpec              VolumeReport    make, grow
+    GET    /v1/volumes/{id}                                    VolumeReport | 404
+    DELETE /v1/volumes/{id}                                    204             repeatable
+    *      /v1/volumes/{id}/path, /dir, /file                  the content API (contract e2b 2.11)
     GET    /v1/node                                            NodeReport
     GET    /v1/events?after=                                   JSON lines of NodeEvent, for ever;
                                                                an empty line now and then
@@ -38,7 +42,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from alcove.wire.egress import NOTHING, EgressPolicy
-from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TemplateId
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, TemplateId, VolumeId
 from alcove.wire.states import BuildState, IdleTier, NodeSandboxState, StopReason
 
 AGENT_VERSION = "0.6.13"
@@ -212,6 +216,27 @@ class SandboxUsage(_Message):
     mem_cache: int
     disk_used: int
     disk_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec(_Message):
+    """A volume a node shall have, at least so large."""
+
+    volume_id: VolumeId
+    size_mib: int
+    inodes: int
+    """How many files and directories it may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReport(_Message):
+    """What a volume may hold and does."""
+
+    volume_id: VolumeId
+    size_mib: int
+    used_bytes: int
+    inodes: int
+    inodes_used: int
 
 
 @dataclass(frozen=True, slots=True)

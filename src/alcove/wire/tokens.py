@@ -10,7 +10,7 @@ import hmac
 import re
 import secrets
 
-from alcove.wire.ids import SandboxId
+from alcove.wire.ids import SandboxId, VolumeId
 
 API_KEY_PREFIX = "e2b_"
 _API_KEY = re.compile(r"e2b_[0-9a-f]{40}\Z")
@@ -24,6 +24,11 @@ def access_token(seed: bytes, sandbox_id: SandboxId) -> str:
 def traffic_token(seed: bytes, sandbox_id: SandboxId) -> str:
     """The token a client must send to the ports of this sandbox when its traffic is private."""
     return hmac.new(seed, b"sandbox-traffic-" + sandbox_id.encode(), hashlib.sha256).hexdigest()
+
+
+def volume_token(seed: bytes, volume_id: VolumeId) -> str:
+    """The token a client must send to the content API of this volume."""
+    return hmac.new(seed, b"volume-" + volume_id.encode(), hashlib.sha256).hexdigest()
 
 
 def new_api_key() -> str:

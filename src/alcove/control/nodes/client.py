@@ -12,14 +12,16 @@ NodeError
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import BuildId, SandboxId, SnapshotId
+from alcove.wire.ids import BuildId, SandboxId, SnapshotId, VolumeId
 from alcove.wire.node import (
     EgressSpec,
     ImageReport,
@@ -32,6 +34,8 @@ from alcove.wire.node import (
     SandboxUsage,
     SnapshotReport,
     SnapshotSpec,
+    VolumeReport,
+    VolumeSpec,
 )
 from alcove.wire.states import StopReason
 
@@ -77,6 +81,15 @@ class NodeRefusedError(NodeError):
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """An answer of the content API, whose body is still coming."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
 class NodeClient(Protocol):
     """One machine. Every call may be repeated; all raise NodeError."""
 
@@ -98,6 +111,16 @@ class NodeClient(Protocol):
     async def images(self) -> list[ImageReport]: ...
     async def delete_image(self, build_id: BuildId) -> None: ...
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
+    async def ensure_volume(self, spec: VolumeSpec) -> VolumeReport: ...
+    async def delete_volume(self, volume_id: VolumeId) -> None: ...
+    def volume_content(
+        self,
+        method: str,
+        volume_id: VolumeId,
+        what: str,
+        query: str,
+        body: AsyncIterator[bytes] | None,
+    ) -> AbstractAsyncContextManager[Content]: ...
     async def report(self) -> NodeReport: ...
 
     def events(self) -> AsyncIterator[NodeEvent]:
@@ -114,6 +137,7 @@ _SAVE_TIMEOUT_S = 360.0
 _CONNECT_TIMEOUT_S = 2.0
 _STREAM_SILENCE_S = 3600.0
 _MAX_EVENT_BYTES = 64 * 1024
+_PIECE_BYTES = 256 * 1024
 _MAX_CONNECTIONS = 256
 _KEEP_IDLE_S = 300.0
 """Shorter than the node keeps them, so that it is never the one to close."""
@@ -195,6 +219,36 @@ class HttpNode:
     async def image_logs(self, build_id: BuildId, after: int) -> list[LogEntry]:
         path = f"/v1/images/{build_id}/logs?after={after}"
         return _read(_entries, await self._call("GET", path, missing_ok=True))
+
+    async def ensure_volume(self, spec: VolumeSpec) -> VolumeReport:
+        path = f"/v1/volumes/{spec.volume_id}"
+        answer = await self._call("PUT", path, spec.to_json(), timeout_s=_SAVE_TIMEOUT_S)
+        return _read(VolumeReport.from_json, answer)
+
+    async def delete_volume(self, volume_id: VolumeId) -> None:
+        path = f"/v1/volumes/{volume_id}"
+        await self._call("DELETE", path, timeout_s=_SAVE_TIMEOUT_S, missing_ok=True)
+
+    @asynccontextmanager
+    async def volume_content(
+        self,
+        method: str,
+        volume_id: VolumeId,
+        what: str,
+        query: str,
+        body: AsyncIterator[bytes] | None,
+    ) -> AsyncIterator[Content]:
+        """What `body` raises comes through as it is."""
+        path = f"/v1/volumes/{volume_id}/{what}?{query}"
+        timeout = _timeout(total_s=None, read_s=_STREAM_SILENCE_S)
+        try:
+            async with self._http.request(
+                method, self._address(path), data=body, timeout=timeout
+            ) as response:
+                pieces = response.content.iter_chunked(_PIECE_BYTES)
+                yield Content(response.status, response.headers, pieces)
+        except _NO_ANSWER as error:
+            raise NodeUnreachableError(f"{method} {path[:200]}: {error!r}") from error
 
     async def report(self) -> NodeReport:
         return _read(NodeReport.from_json, await self._call("GET", "/v1/node"))

@@ -6,11 +6,13 @@ was stopped is remembered, events are streamed. `fail` and `hold` make the next 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import time
 from typing import Any
 
 from alcove.control.nodes.client import (
+    Content,
     NodeError,
     NodeGuestError,
     NodeImageError,
@@ -19,7 +21,7 @@ from alcove.control.nodes.client import (
     NodeUnreachableError,
 )
 from alcove.wire.errors import ErrorCode
-from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId
+from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, VolumeId
 from alcove.wire.node import (
     AGENT_VERSION,
     EgressSpec,
@@ -34,6 +36,8 @@ from alcove.wire.node import (
     SandboxUsage,
     SnapshotReport,
     SnapshotSpec,
+    VolumeReport,
+    VolumeSpec,
 )
 from alcove.wire.states import BuildState, NodeSandboxState, StopReason
 
@@ -50,6 +54,9 @@ class FakeNode:
         self.registries: dict[BuildId, dict[str, str] | None] = {}
         self.plans: dict[BuildId, dict[str, Any]] = {}
         self.saved: dict[SnapshotId, SnapshotReport] = {}
+        self.volumes: dict[VolumeId, VolumeReport] = {}
+        self.contents: list[tuple[str, VolumeId, str, str, bytes]] = []
+        """What the content API was asked: method, volume, route, query and body."""
         self.memory_mib = self.memory_free_mib = 1024 * 1024
         self.boot_id = 1
         self.reachable = True
@@ -203,6 +210,37 @@ class FakeNode:
             for number, step in enumerate(steps, start=1)
         ]
         return [entry for entry in entries if entry.sequence > after]
+
+    async def ensure_volume(self, spec: VolumeSpec) -> VolumeReport:
+        await self._enter("ensure_volume")
+        known = self.volumes.get(spec.volume_id)
+        size_mib = max(spec.size_mib, known.size_mib if known else 0)
+        report = VolumeReport(spec.volume_id, size_mib, 0, spec.inodes, 0)
+        self.volumes[spec.volume_id] = report
+        return report
+
+    async def delete_volume(self, volume_id: VolumeId) -> None:
+        await self._enter("delete_volume")
+        self.volumes.pop(volume_id, None)
+
+    @asynccontextmanager
+    async def volume_content(
+        self,
+        method: str,
+        volume_id: VolumeId,
+        what: str,
+        query: str,
+        body: AsyncIterator[bytes] | None,
+    ) -> AsyncIterator[Content]:
+        """Answers with the body it was sent."""
+        await self._enter("volume_content")
+        sent = b"" if body is None else b"".join([piece async for piece in body])
+        self.contents.append((method, volume_id, what, query, sent))
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield sent
+
+        yield Content(200, {"Content-Length": str(len(sent))}, pieces())
 
     async def report(self) -> NodeReport:
         await self._enter("report")

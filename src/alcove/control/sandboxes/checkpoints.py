@@ -6,6 +6,7 @@ from dataclasses import replace
 import structlog
 
 from alcove.control.db import Tx
+from alcove.control.ending import to_its_end
 from alcove.control.errors import (
     ConflictError,
     ControlError,
@@ -16,7 +17,7 @@ from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import lineage, saving
-from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.context import Context
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.snapshots import catalog

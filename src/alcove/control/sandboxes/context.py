@@ -1,12 +1,10 @@
 """What every decision about sandboxes needs: the database, the machines, the clock, the secrets."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from alcove.concurrency import shielded
 from alcove.control.db import Database, Tx
-from alcove.control.errors import ControlError, LimitReachedError, NotFoundError
+from alcove.control.errors import LimitReachedError, NotFoundError
 from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import store
 from alcove.control.sandboxes.network import read_network
@@ -19,8 +17,6 @@ from alcove.control.templates.service import Templates
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxSpec
 from alcove.wire.tokens import access_token, traffic_token
-
-_T = TypeVar("_T")
 
 
 async def no_checkpoint(_name: str) -> None:
@@ -90,22 +86,6 @@ class Context:
             idle_after_s=float(sandbox.idle_after_s or 0),
             freeze_after_s=float(sandbox.freeze_after_s or 0),
         )
-
-
-async def to_its_end(work: Coroutine[Any, Any, _T], *, name: str) -> _T:
-    """Await `work`, which goes on although the caller is cancelled; pass on what it raises."""
-
-    async def outcome() -> _T | ControlError:
-        try:
-            return await work
-        except ControlError as error:
-            # An expected answer, not a failed task for the log.
-            return error
-
-    result = await shielded(outcome(), name=name)
-    if isinstance(result, ControlError):
-        raise result
-    return result
 
 
 def no_such_sandbox(sandbox_id: SandboxId) -> NotFoundError:

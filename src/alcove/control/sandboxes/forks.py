@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from alcove.control.clock import MICROSECONDS
 from alcove.control.db import Tx
+from alcove.control.ending import to_its_end
 from alcove.control.errors import (
     ConflictError,
     ControlError,
@@ -19,7 +20,7 @@ from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import lineage, marks, plan, saving, store
-from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.context import Context
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import State

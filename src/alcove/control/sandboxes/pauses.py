@@ -18,6 +18,7 @@ import structlog
 from alcove.control import metrics
 from alcove.control.clock import MICROSECONDS
 from alcove.control.db import Tx
+from alcove.control.ending import to_its_end
 from alcove.control.errors import (
     RETRY_SOON,
     ConflictError,
@@ -37,7 +38,7 @@ from alcove.control.nodes.client import (
     NodeUnreachableError,
 )
 from alcove.control.sandboxes import marks, saving, store
-from alcove.control.sandboxes.context import Context, no_such_sandbox, to_its_end
+from alcove.control.sandboxes.context import Context, no_such_sandbox
 from alcove.control.sandboxes.reports import is_here, why_gone
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox

@@ -86,6 +86,8 @@ class Wanted:
     metadata: dict[str, str] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     lifecycle: Lifecycle = Lifecycle()
+    mounts: dict[str, str] = field(default_factory=dict)
+    """Names of volumes by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def sandbox(
     now: int,
     start_deadline: int,
     keyed: bool,
+    mounts: dict[str, dict[str, str]],
 ) -> Sandbox:
     build = template.build
     sandbox_id = new_sandbox_id()
@@ -151,6 +154,7 @@ def sandbox(
         network=wanted.network.given,
         allow_internet=wanted.allow_internet,
         public_traffic=wanted.network.public_traffic,
+        mounts=mounts,
         keyed=keyed,
         timeout_s=wanted.timeout_s,
         **asdict(wanted.lifecycle),

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
+from alcove.control.ending import to_its_end
 from alcove.control.errors import RETRY_SOON, ConflictError, UnavailableError
 from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import marks, saving, store
-from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.context import Context
 from alcove.control.sandboxes.network import read_network, with_egress
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from alcove.control.ending import to_its_end
 from alcove.control.errors import ConflictError
 from alcove.control.sandboxes import rollback_marks, saving
-from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.context import Context
 from alcove.control.sandboxes.network import Network, read_network
 from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.plan import Created

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from alcove.control.clock import MICROSECONDS
 from alcove.control.db import Tx
+from alcove.control.ending import to_its_end
 from alcove.control.errors import ConflictError, ControlError, UnavailableError
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
@@ -23,7 +24,7 @@ from alcove.control.nodes.client import (
     NodeUnreachableError,
 )
 from alcove.control.sandboxes import checkpoints, marks, plan, rollback_marks, saving, store
-from alcove.control.sandboxes.context import Context, to_its_end
+from alcove.control.sandboxes.context import Context
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.reports import is_here
 from alcove.control.sandboxes.service import Sandboxes

@@ -13,6 +13,7 @@ import structlog
 from alcove.control import metrics
 from alcove.control.clock import MICROSECONDS, rfc3339
 from alcove.control.db import Tx
+from alcove.control.ending import to_its_end
 from alcove.control.errors import (
     RETRY_SOON,
     ConflictError,
@@ -23,8 +24,8 @@ from alcove.control.errors import (
 from alcove.control.events import store as events
 from alcove.control.events.store import EventKind
 from alcove.control.nodes.client import NodeError
-from alcove.control.sandboxes import idempotency, lineage, marks, plan, saving, store
-from alcove.control.sandboxes.context import Context, no_such_sandbox, to_its_end
+from alcove.control.sandboxes import idempotency, lineage, marks, mounts, plan, saving, store
+from alcove.control.sandboxes.context import Context, no_such_sandbox
 from alcove.control.sandboxes.idempotency import Idempotency
 from alcove.control.sandboxes.plan import Created, Wanted
 from alcove.control.sandboxes.states import State
@@ -219,9 +220,9 @@ class Sandboxes:
         template = await self._in.templates.resolve(tx, caller, wanted.template)
         await self._in.check_limit(tx, caller.team)
         build = template.build
-        node_id = self._in.nodes.choose(
-            build.memory_mib, build.disk_mib, only=build.node_id if build.snapshot_id else None
-        )
+        mounted, volume_node = await mounts.resolve(tx, caller.team_id, wanted.mounts)
+        only = build.node_id if build.snapshot_id else volume_node
+        node_id = self._in.nodes.choose(build.memory_mib, build.disk_mib, only=only)
         now = self._in.clock()
         sandbox = plan.sandbox(
             caller.team_id,
@@ -231,6 +232,7 @@ class Sandboxes:
             now=now,
             start_deadline=self._in.limits.start_deadline(now),
             keyed=key is not None,
+            mounts=mounted,
         )
         sandbox = await lineage.descend(tx, sandbox)
         await store.insert_sandbox(tx, sandbox)

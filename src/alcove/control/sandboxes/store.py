@@ -52,6 +52,8 @@ class Sandbox:
     """The network settings as the client gave them."""
     allow_internet: bool | None
     public_traffic: bool
+    mounts: dict[str, dict[str, str]]
+    """Mounted volumes by path: {"id": ..., "name": ...}."""
     keyed: bool
     """Made with an idempotency key: its maker will ask again, so a start is worth finishing."""
     timeout_s: int
@@ -135,6 +137,15 @@ async def find_visible(tx: Tx, team_id: TeamId, sandbox_id: SandboxId, now: int)
     if sandbox is None or sandbox.team_id != team_id or public_state(sandbox, now) is None:
         return None
     return sandbox
+
+
+async def mounts_of(tx: Tx, team_id: TeamId) -> list[tuple[SandboxId, dict[str, dict[str, str]]]]:
+    """The mounts of the team's sandboxes that have not ended."""
+    alive = [state.value for state in sorted(VISIBLE | ALIVE)]
+    found = select(sandboxes.c.id, sandboxes.c.mounts).where(
+        sandboxes.c.team_id == team_id, sandboxes.c.state.in_(alive)
+    )
+    return [(row.id, row.mounts) for row in (await tx.execute(found)).all() if row.mounts]
 
 
 async def owned(tx: Tx, team_id: TeamId, sandbox_ids: Iterable[SandboxId]) -> list[SandboxId]:

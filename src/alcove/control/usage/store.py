@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import case, func, insert, select, tuple_, update
 
 from alcove.control.db import Tx
-from alcove.control.usage.tables import storage_entries, usage_entries
-from alcove.wire.ids import SandboxId, SnapshotId, TeamId, TemplateId
+from alcove.control.usage.tables import storage_entries, usage_entries, volume_entries
+from alcove.wire.ids import SandboxId, SnapshotId, TeamId, TemplateId, VolumeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,21 @@ async def close_storage(tx: Tx, snapshot_ids: Sequence[SnapshotId], at: int) -> 
                 (storage_entries.c.opened_at > at, storage_entries.c.opened_at), else_=at
             )
         )
+    )
+
+
+async def open_volume(tx: Tx, team_id: TeamId, volume_id: VolumeId, size_mib: int, at: int) -> None:
+    values = {"team_id": team_id, "volume_id": volume_id, "size_mib": size_mib, "opened_at": at}
+    await tx.execute(insert(volume_entries).values(**values))
+
+
+async def close_volume(tx: Tx, volume_id: VolumeId, at: int) -> None:
+    """Close the entry of a volume that is deleted, or of another size from now on."""
+    entries = volume_entries.c
+    await tx.execute(
+        update(volume_entries)
+        .where(entries.volume_id == volume_id, entries.closed_at.is_(None))
+        .values(closed_at=case((entries.opened_at > at, entries.opened_at), else_=at))
     )
 
 

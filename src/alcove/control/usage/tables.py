@@ -36,3 +36,18 @@ storage_entries = Table(
     Column("closed_at", BigInteger),
     Index(None, "team_id", "opened_at"),
 )
+
+volume_entries = Table(
+    "volume_entries",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("team_id", String(36), ForeignKey("teams.id"), nullable=False),
+    Column("volume_id", String(36), nullable=False),
+    # What was promised, not what was used: nobody else may have it.
+    Column("size_mib", BigInteger, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    Index(None, "team_id", "opened_at"),
+    Index("ix_volume_entries_volume_id", "volume_id"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,1 @@
+"""Volumes of teams: directories that sandboxes share and that outlive them."""
