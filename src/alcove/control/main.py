@@ -171,8 +171,7 @@ def _assemble(
     settings: Settings, node: NodeClient | None, clock: Callable[[], int], checkpoint: Checkpoint
 ) -> Parts:
     key = cluster_key(settings.data_dir)
-    if node is None:
-        node = HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
+    node = node or HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
     builds, volumes = _builds(settings, context, key), _volumes(settings, context, key)

@@ -27,6 +27,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("team_id", "name", name=op.f("uq_volumes_team_id_name")),
     )
     op.create_index("ix_volumes_state", "volumes", ["state"])
+    _volume_entries()
+    with op.batch_alter_table("sandboxes") as table:
+        table.add_column(sa.Column("mounts", sa.JSON(), nullable=False, server_default="{}"))
+
+
+def _volume_entries() -> None:
     op.create_table(
         "volume_entries",
         sa.Column(
@@ -50,5 +56,3 @@ def upgrade() -> None:
         op.f("ix_volume_entries_team_id_opened_at"), "volume_entries", ["team_id", "opened_at"]
     )
     op.create_index("ix_volume_entries_volume_id", "volume_entries", ["volume_id"])
-    with op.batch_alter_table("sandboxes") as table:
-        table.add_column(sa.Column("mounts", sa.JSON(), nullable=False, server_default="{}"))
