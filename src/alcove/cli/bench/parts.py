@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from alcove.cli.bench import client, floor, forking, interpreter, machine, pausing, waking
+from alcove.cli.bench import (
+    client,
+    floor,
+    forking,
+    interpreter,
+    machine,
+    pausing,
+    replay,
+    waking,
+)
 from alcove.cli.bench.series import Series
 from alcove.cli.bench.workbench import Workbench
 
 PARTS = (
     "tti", "floors", "pool", "pause", "fork", "stop", "rollback", "wake", "tiers",
-    "exec", "hops", "files", "burst", "cost", "rest", "interpreter",
+    "exec", "alone", "hops", "files", "burst", "cost", "rest", "interpreter",
 )  # fmt: skip
 QUICK_RUNS = 8
 SIZES_MB = (0, 50, 200, 400)
@@ -35,6 +44,7 @@ def work(bench: Workbench, runs: int, *, quick: bool) -> dict[str, Callable[[], 
         "wake": lambda: waking.traffic(bench, 2 * few),
         "tiers": lambda: waking.tiers(bench, 2 * few),
         "exec": lambda: client.commands(runs * 3),
+        "alone": lambda: replay.client_alone(bench, runs),
         "hops": lambda: machine.hops(installation, runs * 10),
         "files": lambda: client.transfers(few),
         "burst": client.bursts,
@@ -73,6 +83,7 @@ def ratios(rows: list[dict[str, Any]]) -> list[str]:
         *(f"{a} = {median[a] / median[b]:.2f} x {b}" for a, b in times if {a, b} <= set(median)),
         *(f"{a} = {b} + {median[a] - median[b]:.2f} ms" for a, b in more if {a, b} <= set(median)),
         *_stop_ratio(median),
+        *_shares_of_tti(median),
     ]
 
 
@@ -86,3 +97,13 @@ def _stop_ratio(median: dict[str, float]) -> list[str]:
     if stop is None or len(floors) < len(("checkpoint", "restore")):
         return []
     return [f"source stop, longest = {stop / sum(floors):.2f} x (raw checkpoint + restore)"]
+
+
+def _shares_of_tti(median: dict[str, float]) -> list[str]:
+    """What is left of a warm TTI without the client's own time and the spawn in the guest."""
+    names = ("tti, warm", replay.NAME, "floor: spawn inside")
+    if not set(names) <= set(median):
+        return []
+    whole, client_ms, spawn_ms = (median[name] for name in names)
+    rest_ms = whole - client_ms - spawn_ms
+    return [f"tti, warm = client alone {client_ms:.1f} + spawn {spawn_ms:.1f} + {rest_ms:.1f} ms"]
