@@ -19,12 +19,21 @@ ENV = BuildStep(StepType.ENV, ("A", "1"))
 COPY = BuildStep(StepType.COPY, ("a", "b", "", ""), "f" * 64)
 
 
-def keys(*steps: BuildStep, base: str = "base", force: bool = False) -> list[str]:
-    return [group.key for group in groups(base, steps, force=force)]
+def keys(
+    *steps: BuildStep, owner: str = "team", base: str = "base", force: bool = False
+) -> list[str]:
+    return [group.key for group in groups(owner, base, steps, force=force)]
+
+
+def test_teams_share_no_layers() -> None:
+    """What is behind the hash of a COPY is what its own team uploaded."""
+    one, other = keys(COPY, owner="one"), keys(COPY, owner="other")
+    assert len(one) == len(other) == 1
+    assert one != other
 
 
 def test_light_steps_go_with_the_heavy_one_that_follows() -> None:
-    found = groups("base", [ENV, RUN, COPY, ENV, ENV], force=False)
+    found = groups("team", "base", [ENV, RUN, COPY, ENV, ENV], force=False)
     assert [[number for number, _ in group.steps] for group in found] == [[1, 2], [3], [4, 5]]
 
 
@@ -40,7 +49,7 @@ def test_a_key_depends_on_all_that_came_before_and_on_nothing_after() -> None:
 
 def test_a_forced_step_forces_all_that_follow() -> None:
     forced = BuildStep(RUN.type, RUN.args, force=True)
-    found = groups("base", [RUN, forced, RUN], force=False)
+    found = groups("team", "base", [RUN, forced, RUN], force=False)
     assert [group.forced for group in found] == [False, True, True]
     assert keys(RUN, forced, RUN) == keys(RUN, RUN, RUN)
 

@@ -81,7 +81,7 @@ class Builder:
         """Raises StepFailedError."""
         text = f"{base.rootfs}:{base.context.digest()}:{base.provision}"
         digest = hashlib.sha256(text.encode()).hexdigest()
-        wanted = groups(digest, self._plan.steps, force=self._plan.force)
+        wanted = groups(self._plan.owner, digest, self._plan.steps, force=self._plan.force)
         context, stacked = base.context, list[Layer]()
         with self._with.layers.held() as held:
             if base.provision:

@@ -76,11 +76,15 @@ class Group:
     forced: bool
 
 
-def groups(base: str, steps: Iterable[BuildStep], *, force: bool) -> list[Group]:
-    """Divide a build; `base` names what it stands on (layer_key)."""
+def groups(owner: str, base: str, steps: Iterable[BuildStep], *, force: bool) -> list[Group]:
+    """Divide a build of a team; `base` names what it stands on (layer_key).
+
+    Teams share no layers: clients say themselves what the hash of their files is, so one could
+    have another team's files by their hash, or give it other ones.
+    """
     found: list[Group] = []
     current: list[tuple[int, BuildStep]] = []
-    key = base
+    key = f"{owner}:{base}"
     for number, step in enumerate(steps, start=1):
         key = layer_key(key, step)
         force = force or step.force
