@@ -83,7 +83,7 @@ class Workshop:
 
     def maker(self) -> Maker:
         tools = self.building.tools(self.driver, self.places, self.rootfs, self.extra_ca_pem)
-        return Maker(tools, self.building.fetcher)
+        return Maker(tools, self.building.fetcher, self.building.packages)
 
 
 class Images:
@@ -212,7 +212,8 @@ class Images:
             rootfs = {each.rootfs for each in needed} | self._maker.in_use()
             agents = {each.agent for each in needed} | {self._current_agent}
             await self._with.rootfs.collect(rootfs)
-            await self._with.building.collect()
+            image_layers = await asyncio.to_thread(self._with.rootfs.image_layers)
+            await self._with.building.collect(image_layers)
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
     def _forget(self, build_id: BuildId) -> None:

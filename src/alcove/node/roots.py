@@ -11,17 +11,15 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from alcove._version import __version__
 from alcove.node import trees
-from alcove.node.run import run
 
 NEW, _STACK = ".new-", ".stack-"
-_COPY_LIMIT_S = 30 * 60.0
 _JUST_MADE_S = 60.0
 _IMAGES_KEPT_S = 7 * 86400.0
 
@@ -53,15 +51,38 @@ class Roots:
         manifest |= {"base": base, "bytes": manifest["bytes"] + layer_bytes}
         # Kept as long as builds refer to it, and not as an image that may be wanted again.
         manifest["base_image"] = manifest.pop("image", manifest.get("base_image", ""))
+        manifest.pop("layers", None)
         async with self._making(digest, manifest) as root:
             await trees.stack(self.path(base), layers, root)
 
-    async def adopt(
-        self, digest: str, source: Path, manifest: dict[str, Any], size_bytes: int
-    ) -> None:
-        """Copy a root that was made elsewhere, if it is not there. Raises CommandError."""
-        async with self._making(digest, manifest | {"bytes": size_bytes}) as root:
-            await run(["cp", "-a", "--", str(source), str(root)], timeout_s=_COPY_LIMIT_S)
+    async def make(
+        self, digest: str, fill: Callable[[Path], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Have a root made; its manifest, which `fill` returns, with the size in "bytes"."""
+        manifest: dict[str, Any] = {}
+        async with self._making(digest, manifest) as root:
+            manifest |= await fill(root)
+        return manifest
+
+    async def mark_image(self, digest: str, name: str) -> None:
+        """Note that a root is an image's: it is kept for a while after its last use."""
+        path = self._directory / digest / "manifest.json"
+        manifest = json.loads(await asyncio.to_thread(path.read_text))
+        if "image" not in manifest:
+            new = path.with_suffix(".new")
+            text = json.dumps(manifest | {"image": name}, indent=1)
+            await asyncio.to_thread(new.write_text, text)
+            await asyncio.to_thread(new.rename, path)
+
+    def image_layers(self) -> set[str]:
+        """The diff_ids that the manifests of all roots name."""
+        found: set[str] = set()
+        for path in self._directory.glob("*/manifest.json"):
+            try:
+                found.update(json.loads(path.read_text()).get("layers", ()))
+            except (OSError, ValueError):
+                continue
+        return found
 
     @asynccontextmanager
     async def _making(self, digest: str, manifest: dict[str, Any]) -> AsyncIterator[Path]:

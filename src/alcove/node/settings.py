@@ -108,5 +108,9 @@ class Settings(BaseSettings):
     trusted_registries: str = ""
     """Registries (host:port, by commas) that may have private addresses, and no TLS."""
 
+    package_bases: Literal["fallback", "always", "never"] = "fallback"
+    """When images named debian and ubuntu are made of packages: where no registry answers, always
+    or never."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What is written to standard output."""

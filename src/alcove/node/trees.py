@@ -88,20 +88,20 @@ def _apply(layer: str, root: str) -> None:
             _make_directory(source, target)
             directories.append((source, target))
         else:
-            _clear(target)
+            clear(target)
             if not _is_whiteout(status):
                 os.link(source, target, follow_symlinks=False)
     for source, target in reversed(directories):
-        _like(source, target)
+        like(source, target)
 
 
 def _make_directory(source: str, target: str) -> None:
-    if _is_opaque(source) or not _is_directory(target):
-        _clear(target)
+    if _is_opaque(source) or not is_directory(target):
+        clear(target)
         os.mkdir(target, 0o700)
 
 
-def _like(source: str, target: str) -> None:
+def like(source: str, target: str) -> None:
     """Give a directory the owner, mode, time and attributes of another, its contents being done."""
     status = os.lstat(source)
     os.chown(target, status.st_uid, status.st_gid)
@@ -112,7 +112,8 @@ def _like(source: str, target: str) -> None:
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _clear(path: str) -> None:
+def clear(path: str) -> None:
+    """Remove whatever is there, a link itself and a directory with what it holds."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -131,7 +132,8 @@ def _clear(path: str) -> None:
     os.rmdir(path)
 
 
-def _is_directory(path: str) -> bool:
+def is_directory(path: str) -> bool:
+    """Whether it is a directory and no link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:

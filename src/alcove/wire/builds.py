@@ -55,7 +55,7 @@ class BuildPlan:
     from_build: str = ""
     """A finished build of the same node; or from_image."""
     from_image: str = ""
-    """An image of a registry."""
+    """An image of a registry; or "archive:" and the SHA-256 of an archive of the owner's."""
     with_credentials: bool = False
     """Credentials for the registry are sent beside the plan, and kept nowhere."""
     steps: tuple[BuildStep, ...] = ()
@@ -79,6 +79,10 @@ _PLAN_FIELDS = frozenset(BuildPlan.__dataclass_fields__)
 
 
 FILES_PREFIX = "build-files"
+ARCHIVE_SCHEME = "archive:"
+"""How the name of an image begins that was sent as a file; the SHA-256 of the file follows."""
+TEMPLATE_LABEL = "dev.alcove.template"
+"""Label of an image that is a template: JSON of its user, workdir, env and commands."""
 
 
 def archive_key(owner: str, files_hash: str) -> str:

@@ -2,24 +2,31 @@
 
 import asyncio
 import base64
+import gzip
+import hashlib
+import io
 import json
-import os
+import tarfile
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from alcove.node.building import oci
+from alcove.node.building import archives, oci, packaged
 from alcove.node.building.ecr import signed_headers
+from alcove.node.building.packaged import Packaged
 from alcove.node.building.registries import (
     Credentials,
     ImageError,
     Reference,
+    UnreachableError,
     auth_file,
     check_address,
     read_reference,
 )
 from alcove.node.run import CommandError
+from alcove.storage import Storage
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -129,25 +136,87 @@ def test_the_signature_for_amazon_covers_key_time_and_region() -> None:
     ],
 )
 def test_refusals_in_words(said: str, words: str) -> None:
-    error = oci._refusal(Reference("r.io", "x"), CommandError(["skopeo", "/secret"], 1, said))
+    error = oci._refusal("r.io/x", CommandError(["skopeo", "/secret"], 1, said))
     assert words in str(error)
     assert "/secret" not in str(error)
 
 
-def test_an_unpacked_root_has_no_devices_and_links_lead_nowhere(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    (root / "dev").mkdir(parents=True)
-    (root / "etc").mkdir()
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (root / "tmp").symlink_to(outside)
-    (root / "file").write_bytes(b"x" * 8192)
-    if os.geteuid() == 0:
-        os.mknod(root / "dev/null", 0o666 | 0o020000, os.makedev(1, 3))
-    assert oci._settle(root) >= 8192
-    assert list((root / "dev").iterdir()) == []
-    assert (root / ".alcove").is_dir()
-    assert list(outside.iterdir()) == []
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [("dial tcp 1.2.3.4:443: connect: connection refused", True), ("manifest unknown", False)],
+)
+def test_that_nobody_answers_is_told_from_a_refusal(said: str, known: bool) -> None:
+    error = oci._refusal("r.io/x", CommandError(["skopeo"], 1, said))
+    assert isinstance(error, UnreachableError) is known
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        ("debian", Packaged("debian", "trixie")),
+        ("debian:12-slim", Packaged("debian", "bookworm")),
+        ("docker.io/library/debian:bookworm", Packaged("debian", "bookworm")),
+        ("ubuntu:24.04", Packaged("ubuntu", "noble")),
+        ("debian:8", None),
+        ("ghcr.io/library/debian:12", None),
+        ("me/debian:12", None),
+        (f"debian@{DIGEST}", None),
+    ],
+)
+def test_names_that_packages_can_stand_for(image: str, found: Packaged | None) -> None:
+    assert packaged.find(image) == found
+
+
+def archive(*names: str, size: int = 5) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = size
+            tar.addfile(info, io.BytesIO(b"x" * size))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "kinds"),
+    [
+        (archive("./oci-layout", "index.json"), ["oci-archive"]),
+        (archive("a" * 90, "manifest.json", size=5000), ["docker-archive"]),
+        (archive("blobs", "oci-layout", "manifest.json"), ["oci-archive", "docker-archive"]),
+    ],
+)
+def test_what_an_archive_is(tmp_path: Path, content: bytes, kinds: list[str]) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert archives.kinds(tmp_path / "a") == kinds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", archive("etc/passwd"), gzip.compress(archive("oci-layout")), b"\0" * 4096],
+)
+def test_what_is_no_archive_of_an_image(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ImageError, match="the archive is no image: it must be a tar"):
+        archives.kinds(tmp_path / "a")
+
+
+def test_an_archive_is_what_its_name_says(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        storage = Storage("", tmp_path)
+        await storage.put("key", parts(b"content"))
+        right = hashlib.sha256(b"content").hexdigest()
+        await archives.receive(storage, "key", right, tmp_path / "into")
+        assert (tmp_path / "into").read_bytes() == b"content"
+        with pytest.raises(ImageError, match="is damaged: what was sent has the SHA-256"):
+            await archives.receive(storage, "key", "0" * 64, tmp_path / "into")
+        with pytest.raises(ImageError, match="not in the object store"):
+            await archives.receive(storage, "other", right, tmp_path / "into")
+
+    asyncio.run(scenario())
+
+
+async def parts(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 def test_the_environment_of_an_image() -> None:

@@ -27,7 +27,7 @@ from alcove.control.templates.files import BuildFiles
 from alcove.control.templates.names import Name, read_name, wanted_tags
 from alcove.control.templates.service import Templates
 from alcove.control.templates.store import SNAPSHOT, Build, Template
-from alcove.wire.builds import BuildPlan, StepType
+from alcove.wire.builds import ARCHIVE_SCHEME, BuildPlan, StepType
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, NodeId, new_build_id, new_template_id
 from alcove.wire.states import BuildState
@@ -211,6 +211,12 @@ class Builds:
             )
 
     async def _check_files(self, plan: BuildPlan) -> None:
+        if plan.from_image.startswith(ARCHIVE_SCHEME):
+            digest = plan.from_image.removeprefix(ARCHIVE_SCHEME)
+            if not await self.files.present(plan.owner, digest):
+                raise InvalidRequestError(
+                    f"The archive {digest} was not uploaded: send it as the files of a COPY are"
+                )
         for number, step in enumerate(plan.steps, start=1):
             if step.type is StepType.COPY and not await self.files.present(
                 plan.owner, step.files_hash

@@ -7,13 +7,17 @@ as https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html s
 import base64
 import hashlib
 import hmac
+import os
 import re
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import httpx
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d\Z")
 _TARGET = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
+_ENDPOINT = "AWS_ENDPOINT_URL_ECR"
+"""What Amazon's own tools take another address of the service from."""
 _LIMIT_S = 30.0
 _BODY = b"{}"
 
@@ -26,11 +30,12 @@ async def ecr_password(key_id: str, secret: str, region: str) -> str:
     """Raises EcrError."""
     if not _REGION.match(region):
         raise EcrError(f"{region[:40]!r} is not the name of an AWS region")
-    host = f"api.ecr.{region}.amazonaws.com"
+    endpoint = os.environ.get(_ENDPOINT) or f"https://api.ecr.{region}.amazonaws.com"
+    host = urlsplit(endpoint).netloc
     headers = signed_headers(key_id, secret, region, host, datetime.now(UTC))
     try:
         async with httpx.AsyncClient(timeout=_LIMIT_S) as http:
-            answer = await http.post(f"https://{host}/", content=_BODY, headers=headers)
+            answer = await http.post(endpoint.rstrip("/") + "/", content=_BODY, headers=headers)
     except httpx.HTTPError as error:
         raise EcrError(f"{host} does not answer: {error!r}") from error
     if answer.status_code != 200:

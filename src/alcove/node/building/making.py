@@ -15,7 +15,9 @@ from alcove.node.drivers.driver import Driver
 from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.rootfs import RootfsStore
+from alcove.node.roots import RootfsError
 from alcove.node.settings import Settings
+from alcove.node.trees import TreeError
 from alcove.storage import Storage
 from alcove.wire.builds import BuildPlan
 from alcove.wire.node import ImageSpec
@@ -31,17 +33,21 @@ class Means:
     fetcher: ImageFetcher
     cache_bytes: int
     """So much of what steps have made is kept to be used again."""
+    packages: str
+    """When Debian and Ubuntu are made of packages: fallback, always or never."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         directory = settings.data_dir
         trusted = [host.strip() for host in settings.trusted_registries.split(",")]
+        storage = Storage(settings.storage_url, directory)
         return cls(
             Layers(directory),
-            Storage(settings.storage_url, directory),
+            storage,
             Turns(settings.builds_at_once),
-            ImageFetcher(directory, trusted),
+            ImageFetcher(directory, trusted, storage),
             settings.build_cache_mib << 20,
+            settings.package_bases,
         )
 
     def tools(self, driver: Driver, places: Places, rootfs: RootfsStore, ca_pem: str) -> Tools:
@@ -52,14 +58,17 @@ class Means:
         await self.layers.remove_remains()
         await self.fetcher.remove_remains()
 
-    async def collect(self) -> None:
+    async def collect(self, image_layers: set[str]) -> None:
+        """`image_layers`: diff_ids of the layers that roots of images are made of."""
         await self.layers.collect(self.cache_bytes)
+        await self.fetcher.collect(image_layers)
 
 
 class Maker:
-    def __init__(self, tools: Tools, fetcher: ImageFetcher) -> None:
+    def __init__(self, tools: Tools, fetcher: ImageFetcher, packages: str) -> None:
         self._with = tools
         self._fetcher = fetcher
+        self._packages = packages
         self._used: Counter[str] = Counter()
 
     def in_use(self) -> set[str]:
@@ -82,7 +91,9 @@ class Maker:
         if isinstance(source, Origin):
             base = bases.of_build(source)
         else:
-            wanted = bases.Wanted(plan.from_image, source, spec.disk_mib, plan.plain_user)
+            wanted = bases.Wanted(
+                plan.from_image, source, spec.disk_mib, plan.plain_user, plan.owner
+            )
             base = await self._of_image(wanted, say)
         self._used[base.rootfs] += 1
         try:
@@ -96,7 +107,8 @@ class Maker:
                 self._fetcher,
                 self._with.rootfs,
                 wanted,
+                self._packages,
                 lambda level, line: say("base", level, line),
             )
-        except ImageError as error:
+        except (ImageError, TreeError, RootfsError) as error:
             raise StepFailedError("base", str(error)) from error

@@ -1,34 +1,43 @@
-"""Root file systems from images of registries: fetched by skopeo, unpacked by umoci.
+"""Root file systems from images: fetched by skopeo, unpacked by a program of ours and GNU tar.
 
-    name ──▶ digest ──▶ is its root there? ──no──▶ layers ──▶ unpacked on a disk ──▶ root
+    name ──▶ digest ──▶ is its root there? ──no──▶ layers on a disk ──▶ kept by digest ──▶ root
 
-The disk is of limited size, so a layer that inflates without end meets its end there. Device nodes
-are taken out: nothing of an image may lead to the machine's devices.
+The disk is of limited size, so a registry that sends without end, or an archive that inflates,
+meets its end there. Layers are kept once for all images, by the digest of what is in them
+(unpacking.py), and go with the last root that names them.
 """
 
 import asyncio
-import contextlib
 import json
 import os
+import re
+import secrets
 import shutil
-import stat
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from alcove.node import disks, trees
+from alcove.node.building import archives, unpacking
 from alcove.node.building.registries import (
     Credentials,
     ImageError,
     Reference,
+    UnreachableError,
     auth_file,
     check_address,
     read_reference,
 )
 from alcove.node.run import CommandError, follow, run
+from alcove.storage import Storage
+
+_log = structlog.get_logger()
 
 _ASK_LIMIT_S = 60.0
 _FETCH_LIMIT_S = 1800.0
@@ -36,10 +45,19 @@ _UNPACK_LIMIT_S = 1800.0
 _LAYOUT, _TAG = "layout", "image"
 _WORK = "image-"
 _MOST_CONFIG_BYTES = 4 << 20
-_ZSTD = "zstd"
-_MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
-_KEPT_IN_TMP = "tmp/.X11-unix"
-"""runsc mounts memory over an empty /tmp: what is written there must count as disk."""
+_MOST_LAYERS = 500
+_OURS = re.compile(rf"/\S*/{_WORK}\w+/")
+"""A path of this machine, in what programs say."""
+_UNREACHABLE = (
+    ("no such host", "the registry cannot be found"),
+    ("connection refused", "the registry does not answer"),
+    ("network is unreachable", "the registry does not answer"),
+    ("no route to host", "the registry does not answer"),
+    ("i/o timeout", "the registry does not answer in time"),
+    ("deadline exceeded", "the registry does not answer in time"),
+    ("tls handshake timeout", "the registry does not answer in time"),
+    ("no end after", "the registry does not answer in time"),
+)
 _REFUSALS = (
     ("unauthorized", "the registry wants other credentials, or there is no such image"),
     ("authentication required", "the registry wants credentials, or there is no such image"),
@@ -49,9 +67,9 @@ _REFUSALS = (
     ("name unknown", "there is no such image"),
     ("no image found in manifest list", "it has no variant for this machine's architecture"),
     ("no image found in image index", "it has no variant for this machine's architecture"),
-    ("no such host", "the registry cannot be found"),
-    ("connection refused", "the registry does not answer"),
-    ("timeout", "the registry does not answer in time"),
+    ("digest did not match", "it is damaged: a layer is not what the image says"),
+    ("digest mismatch", "it is damaged: a layer is not what the image says"),
+    ("manifest does not match provided manifest digest", "the registry sent another image"),
     ("no space left", "the image is larger than the template's disk"),
 )
 
@@ -60,56 +78,147 @@ Say = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Unpacked:
-    root: Path
-    """To be copied; it goes when the block ends."""
+class Fetched:
+    """What an image says of itself, its root being made."""
+
     env: dict[str, str]
+    labels: dict[str, str]
     size_bytes: int
+    layers: list[str]
+    """Their diff_ids, "sha256:..." each, the lowest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where an image goes."""
+
+    root: Path
+    """To be made."""
+    most_mib: int
+    """Larger images are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    places: list[str]
+    """Where skopeo may find the image; the first that it can read is taken."""
+    options: list[str]
 
 
 class ImageFetcher:
     """Fetches images for one machine. Everything raises ImageError."""
 
-    def __init__(self, data_dir: Path, trusted: Sequence[str]) -> None:
+    def __init__(self, data_dir: Path, trusted: Sequence[str], storage: Storage) -> None:
         """`trusted`: registries that may have private addresses and no TLS, "host:port" each."""
         self._directory = data_dir / "images" / "fetching"
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._layers = data_dir / "images" / "oci"
+        for directory in (self._directory, self._layers):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._trusted = trusted
+        self._storage = storage
+        self._busy = 0
 
     async def remove_remains(self) -> None:
         """Remove what a crash left; before anything is fetched."""
         for path in self._directory.iterdir():
             await disks.remove(path)
             await trees.remove(path)
+        for path in self._layers.glob(f"{unpacking.NEW}*"):
+            await trees.remove(path)
+
+    async def collect(self, used: set[str]) -> None:
+        """Remove the layers that no root names; `used`: diff_ids."""
+        kept = {unpacking.layer_path(self._layers, diff_id) for diff_id in used}
+        for path in list(self._layers.iterdir()):
+            # Asked each time: one that is about to be used may begin at any moment.
+            if self._busy == 0 and path not in kept:
+                # In one step, as a layer is whole or not there.
+                leaving = path.with_name(f"{unpacking.NEW}{secrets.token_hex(8)}")
+                path.rename(leaving)
+                _log.info("image_layer.removed", layer=path.name)
+                await trees.remove(leaving)
 
     async def digest(self, name: str, credentials: Credentials | None) -> str:
         """The digest of what a name means now."""
-        if not await asyncio.to_thread(_is_available):
-            raise ImageError(
-                "this machine cannot fetch images: skopeo and umoci are not installed; bin/packages"
-                " installs them"
-            )
         reference = read_reference(name)
         async with self._access(reference, credentials) as (_, options):
             argv = ["skopeo", "inspect", "--no-tags", "--format={{.Digest}}"]
             argv += [*options, f"docker://{reference}"]
-            return (await _asked(reference, argv)).strip()
+            return (await _asked(str(reference), argv)).strip()
 
-    @asynccontextmanager
-    async def unpacked(
-        self, name: str, digest: str, credentials: Credentials | None, most_mib: int, say: Say
-    ) -> AsyncIterator[Unpacked]:
-        """Fetch what `digest` says and unpack it on a disk of this size, while the block runs."""
+    async def fetch(
+        self,
+        name: str,
+        digest: str,
+        credentials: Credentials | None,
+        room: Room,
+        say: Say,
+    ) -> Fetched:
+        """Make the root of what `digest` says."""
         reference = read_reference(name)
         async with self._access(reference, credentials) as (work, options):
-            layout = work / _LAYOUT
+            access = [option.replace("--tls-verify", "--src-tls-verify") for option in options]
             source = f"docker://{reference.at(digest)}"
-            await _copy(reference, source, layout, options, say)
-            config = await asyncio.to_thread(_config, layout)
-            disk = await disks.create(work, most_mib)
-            await _unpack(reference, layout, disk / "root", say)
-            size = await asyncio.to_thread(_settle, disk / "root")
-            yield Unpacked(disk / "root", _environment(config), size)
+            say("info", f"Fetching {reference}")
+            return await self._make(str(reference), _Source([source], access), work, room, say)
+
+    async def fetch_archive(self, key: str, digest: str, room: Room, say: Say) -> Fetched:
+        """Make the root of an archive in the object store, whose content has this SHA-256."""
+        name = f"{archives.SCHEME}{digest}"
+        async with self._working() as work:
+            say("info", f"Fetching {name}")
+            archive = work / "archive.tar"
+            await archives.receive(self._storage, key, digest, archive)
+            kinds = await asyncio.to_thread(archives.kinds, archive)
+            source = _Source([f"{kind}:{archive}" for kind in kinds], [])
+            return await self._make(name, source, work, room, say)
+
+    async def _make(self, name: str, source: _Source, work: Path, room: Room, say: Say) -> Fetched:
+        disk = await disks.create(work, room.most_mib)
+        layout = disk / _LAYOUT
+        await _copy(name, source, layout, disk)
+        try:
+            described = await asyncio.to_thread(_describe, layout)
+        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ImageError(f"the image {name} does not describe itself as images do") from error
+        say("info", f"Unpacking {len(described.blobs)} layers")
+        self._busy += 1
+        try:
+            size = await self._unpack(name, described, work, room)
+        finally:
+            self._busy -= 1
+        return Fetched(described.env, described.labels, size, described.diff_ids)
+
+    async def _unpack(self, name: str, described: "_Described", work: Path, room: Room) -> int:
+        job = unpacking.Job(
+            blobs=[str(blob) for blob in described.blobs],
+            diff_ids=described.diff_ids,
+            store=str(self._layers),
+            work=str(work),
+            root=str(room.root),
+            most_bytes=room.most_mib << 20,
+        )
+        argv = [sys.executable, "-m", "alcove.node.building.unpacking", json.dumps(asdict(job))]
+        said: list[str] = []
+        try:
+            await follow(argv, said.append, timeout_s=_UNPACK_LIMIT_S)
+            return int(json.loads(said[-1])["bytes"])
+        except CommandError as error:
+            raise _refusal(name, error) from error
+
+    @asynccontextmanager
+    async def _working(self) -> AsyncIterator[Path]:
+        """A directory to work in, which goes with all that is mounted in it."""
+        if not await asyncio.to_thread(shutil.which, "skopeo"):
+            raise ImageError(
+                "this machine cannot fetch images: skopeo is not installed; bin/packages"
+                " installs it"
+            )
+        work = Path(await asyncio.to_thread(tempfile.mkdtemp, "", _WORK, self._directory))
+        try:
+            yield work
+        finally:
+            await asyncio.shield(_leave(work))
 
     @asynccontextmanager
     async def _access(
@@ -117,8 +226,7 @@ class ImageFetcher:
     ) -> AsyncIterator[tuple[Path, list[str]]]:
         """A directory to work in, and skopeo's options for this registry."""
         plain = await check_address(reference, self._trusted)
-        work = Path(await asyncio.to_thread(tempfile.mkdtemp, "", _WORK, self._directory))
-        try:
+        async with self._working() as work:
             # Not the machine's own credentials: they are not its tenants'.
             file = work / "auth.json"
             text = '{"auths": {}}'
@@ -126,8 +234,6 @@ class ImageFetcher:
                 text = auth_file(reference, *await credentials.login(reference))
             await asyncio.to_thread(_write_private, file, text)
             yield work, [f"--authfile={file}", f"--tls-verify={'false' if plain else 'true'}"]
-        finally:
-            await asyncio.shield(_leave(work))
 
 
 async def _leave(work: Path) -> None:
@@ -135,79 +241,74 @@ async def _leave(work: Path) -> None:
     await trees.remove(work)
 
 
-async def _copy(
-    reference: Reference, source: str, layout: Path, options: list[str], say: Say
-) -> None:
-    """Fetch an image into a directory in OCI's layout, with layers that umoci can read."""
-    access = [option.replace("--tls-verify", "--src-tls-verify") for option in options]
-    argv = ["skopeo", "--insecure-policy", "copy", "--quiet", *access]
-    say("info", f"Fetching {reference}")
-    await _done(reference, [*argv, source, f"oci:{layout}:{_TAG}"], _FETCH_LIMIT_S)
-    if _ZSTD not in await asyncio.to_thread(_layer_types, layout):
-        return
-    # Through an archive of plain layers, as umoci 0.4 does not know this compression.
-    archive = layout.with_name("plain.tar")
-    convert = ["skopeo", "--insecure-policy", "copy", "--quiet"]
-    await _done(
-        reference, [*convert, f"oci:{layout}:{_TAG}", f"docker-archive:{archive}"], _FETCH_LIMIT_S
-    )
-    await trees.remove(layout)
-    plain = "--dest-oci-accept-uncompressed-layers"
-    await _done(
-        reference,
-        [*convert, plain, f"docker-archive:{archive}", f"oci:{layout}:{_TAG}"],
-        _FETCH_LIMIT_S,
-    )
-    await trees.remove(archive)
+async def _copy(name: str, source: _Source, layout: Path, scratch: Path) -> None:
+    """Fetch an image into a directory in OCI's layout."""
+    for number, place in enumerate(source.places, start=1):
+        argv = ["skopeo", "--insecure-policy", f"--tmpdir={scratch}", "copy", "--quiet"]
+        argv += [*source.options, place, f"oci:{layout}:{_TAG}"]
+        try:
+            await follow(argv, lambda _: None, timeout_s=_FETCH_LIMIT_S)
+        except CommandError as error:
+            if number == len(source.places):
+                raise _refusal(name, error) from error
+        else:
+            return
 
 
-async def _unpack(reference: Reference, layout: Path, root: Path, say: Say) -> None:
-    say("info", "Unpacking the image")
-    argv = ["umoci", "raw", "unpack", f"--image={layout}:{_TAG}", str(root)]
-    await _done(reference, argv, _UNPACK_LIMIT_S)
-
-
-async def _done(reference: Reference, argv: list[str], limit_s: float) -> None:
-    try:
-        await follow(argv, lambda _: None, timeout_s=limit_s)
-    except CommandError as error:
-        raise _refusal(reference, error) from error
-
-
-async def _asked(reference: Reference, argv: list[str]) -> str:
+async def _asked(name: str, argv: list[str]) -> str:
     try:
         return (await run(argv, timeout_s=_ASK_LIMIT_S)).stdout
     except CommandError as error:
-        raise _refusal(reference, error) from error
+        raise _refusal(name, error) from error
 
 
-def _refusal(reference: Reference, error: CommandError) -> ImageError:
+def _refusal(name: str, error: CommandError) -> ImageError:
     """What a failure means, in words that show neither our directories nor credentials."""
     said = error.output.lower()
+    for words, meaning in _UNREACHABLE:
+        if words in said:
+            return UnreachableError(f"the image {name} cannot be used: {meaning}")
     for words, meaning in _REFUSALS:
         if words in said:
-            return ImageError(f"the image {reference} cannot be used: {meaning}")
-    last = error.output.strip().rpartition("\n")[2]
-    return ImageError(f"the image {reference} cannot be used: {last[-300:]}")
+            return ImageError(f"the image {name} cannot be used: {meaning}")
+    last = _OURS.sub("", error.output.strip().rpartition("\n")[2])
+    return ImageError(f"the image {name} cannot be used: {last[-300:]}")
 
 
-def _layer_types(layout: Path) -> str:
-    return " ".join(str(layer.get("mediaType")) for layer in _manifest(layout).get("layers", ()))
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """An image in a directory."""
+
+    blobs: list[Path]
+    diff_ids: list[str]
+    env: dict[str, str]
+    labels: dict[str, str]
 
 
-def _config(layout: Path) -> dict[str, Any]:
-    found = _blob(layout, _manifest(layout)["config"]["digest"]).get("config")
-    return found if isinstance(found, dict) else {}
-
-
-def _manifest(layout: Path) -> dict[str, Any]:
+def _describe(layout: Path) -> _Described:
+    """Raises ImageError, and what comes of reading JSON of another shape."""
     index = json.loads((layout / "index.json").read_text())
-    return _blob(layout, index["manifests"][0]["digest"])
+    manifest = _blob(layout, index["manifests"][0]["digest"])
+    config = _blob(layout, manifest["config"]["digest"])
+    blobs = [_path(layout, layer["digest"]) for layer in manifest["layers"]]
+    diff_ids = [unpacking.checked(diff_id) for diff_id in config["rootfs"]["diff_ids"]]
+    if not blobs or len(blobs) != len(diff_ids) or len(blobs) > _MOST_LAYERS:
+        raise ImageError(
+            f"the image has {len(blobs)} layers and names {len(diff_ids)}; there may be from 1 to"
+            f" {_MOST_LAYERS}"
+        )
+    said = config.get("config") or {}
+    labels = {str(name): str(value) for name, value in (said.get("Labels") or {}).items()}
+    return _Described(blobs, diff_ids, _environment(said), labels)
+
+
+def _path(layout: Path, digest: str) -> Path:
+    kind, _, name = digest.partition(":")
+    return layout / "blobs" / Path(kind).name / Path(name).name
 
 
 def _blob(layout: Path, digest: str) -> dict[str, Any]:
-    kind, _, name = digest.partition(":")
-    path = layout / "blobs" / Path(kind).name / Path(name).name
+    path = _path(layout, digest)
     if path.stat().st_size > _MOST_CONFIG_BYTES:
         raise ImageError("the image describes itself in more bytes than are allowed")
     data = json.loads(path.read_text())
@@ -221,32 +322,6 @@ def _environment(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals and name}
 
 
-def _settle(root: Path) -> int:
-    """Take devices out and put in what every sandbox needs; the size in bytes."""
-    total = 0
-    for path, status in trees.walk(str(root)):
-        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-            (root / path).unlink()
-        else:
-            total += status.st_blocks * 512
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        for name in _MOUNT_POINTS:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o1777 if name == "tmp" else 0o755, dir_fd=directory)
-        if stat.S_ISDIR(os.stat("tmp", dir_fd=directory, follow_symlinks=False).st_mode):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(_KEPT_IN_TMP, 0o1777, dir_fd=directory)
-    finally:
-        os.close(directory)
-    return total
-
-
 def _write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-
-
-def _is_available() -> bool:
-    """Whether the programs that fetch images are installed."""
-    return all(shutil.which(program) for program in ("skopeo", "umoci"))

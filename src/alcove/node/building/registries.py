@@ -27,7 +27,15 @@ _AWS_USER = "AWS"
 
 
 class ImageError(Exception):
-    """An image cannot be used as a base; the message is for the template's author."""
+    """An image cannot be used as a base; the message is for the template's author.
+
+    ImageError
+    └── UnreachableError     nobody answers where its registry should be
+    """
+
+
+class UnreachableError(ImageError):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ async def check_address(reference: Reference, trusted: Iterable[str]) -> bool:
             name, int(port or 443), type=socket.SOCK_STREAM
         )
     except OSError as error:
-        raise ImageError(f"the registry {reference.host} cannot be found: {error}") from error
+        raise UnreachableError(f"the registry {reference.host} cannot be found: {error}") from error
     for _, _, _, _, address in found:
         if not ipaddress.ip_address(address[0]).is_global:
             raise ImageError(

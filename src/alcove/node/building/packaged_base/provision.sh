@@ -1,0 +1,2 @@
+#!/bin/sh
+# Nothing: the base of a build is prepared in a sandbox (provision.py).
