@@ -212,8 +212,7 @@ class Images:
             rootfs = {each.rootfs for each in needed} | self._maker.in_use()
             agents = {each.agent for each in needed} | {self._current_agent}
             await self._with.rootfs.collect(rootfs)
-            image_layers = await asyncio.to_thread(self._with.rootfs.image_layers)
-            await self._with.building.collect(image_layers)
+            await self._with.building.collect(self._with.rootfs)
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
     def _forget(self, build_id: BuildId) -> None:

@@ -1,5 +1,6 @@
 """The root file system of a team's build: its base found, kept while it is used, built upon."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,10 @@ class Means:
         await self.layers.remove_remains()
         await self.fetcher.remove_remains()
 
-    async def collect(self, image_layers: set[str]) -> None:
-        """`image_layers`: diff_ids of the layers that roots of images are made of."""
+    async def collect(self, rootfs: RootfsStore) -> None:
+        """Remove what is kept of steps beyond the limit, and of images that no root is made of."""
         await self.layers.collect(self.cache_bytes)
-        await self.fetcher.collect(image_layers)
+        await self.fetcher.collect(await asyncio.to_thread(rootfs.image_layers))
 
 
 class Maker:
