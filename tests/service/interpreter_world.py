@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,7 +104,7 @@ class Interpreter:
         self.port = _free_port()
         self._agent = agent
         self._warm = warm
-        _install_kernels(directory / "jupyter" / "kernels")
+        _install_kernels(directory)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -166,6 +167,17 @@ class Interpreter:
         lines = [json.loads(line) for line in text.splitlines()]
         assert lines[-1] == {"type": "end_of_execution"}
         return Execution(lines[:-1])
+
+    def rehearse(self) -> list[dict[str, Any]]:
+        """By the unix socket, as the template's warm command does."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE_S)
+            connection.connect(str(self.run_dir.with_suffix(".sock")))
+            connection.sendall(b"POST /rehearse HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head
+        return [json.loads(line) for line in body.splitlines() if line.startswith(b"{")]
 
     @contextlib.contextmanager
     def executing(self, code: str, **fields: Any) -> Iterator[Any]:
@@ -239,11 +251,18 @@ def _free_port() -> int:
 
 
 def _install_kernels(directory: Path) -> None:
+    """As the template has them: with our extension."""
+    profile = directory / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    shutil.copy(IMAGE / "kernel" / "config" / "ipython_kernel_config.py", profile)
+    packages = directory / "python"
+    packages.mkdir(exist_ok=True)
+    (packages / "alcove_kernel").symlink_to(IMAGE / "kernel")
     for name, module in (("python3", "ipykernel_launcher"), ("bash", "bash_kernel")):
-        folder = directory / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = directory / "jupyter" / "kernels" / name
+        folder.mkdir(parents=True)
         spec = {
-            "argv": [sys.executable, "-m", module, "-f", "{connection_file}"],
+            "argv": [sys.executable, "-B", "-m", module, "-f", "{connection_file}"],
             "display_name": name,
             "language": name.rstrip("3"),
         }

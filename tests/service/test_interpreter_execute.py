@@ -269,3 +269,16 @@ def test_a_clone_draws_new_numbers(world: Interpreter, context: str) -> None:
     world.execute(seeded, context_id=context)
     os.kill(pid, signal.SIGURG)
     assert world.execute(draw, context_id=context).text != expected
+
+
+def test_a_rehearsal_leaves_no_trace(world: Interpreter, context: str) -> None:
+    look = "sorted((k, v) for k, v in globals().items() if k[0] == '_' or k in ('In', 'Out'))"
+    fresh = world.execute(look, context_id=world.create_context()["id"])
+    for _ in range(3):
+        answer = world.rehearse()
+        assert answer[-1] == {"type": "end_of_execution"}
+        kinds = {line["type"] for line in answer}
+        assert kinds == {"stdout", "result", "end_of_execution"}
+    rehearsed = world.execute(look, context_id=context)
+    assert (rehearsed.count, rehearsed.text) == (fresh.count, fresh.text)
+    assert rehearsed.stderr == ""

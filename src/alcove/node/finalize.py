@@ -151,6 +151,12 @@ async def _warm(commands: GuestCommands, plan: Startup) -> None:
     if await commands.read(path, plan.user, _COMMAND_S) != b"warm":
         raise BuildFailedError("a file that was written could not be read back")
     await commands.run(f"rm -f {path}", plan.user, _COMMAND_S)
+    if plan.warm_command:
+        finished = await commands.run(plan.warm_command, plan.user, _COMMAND_S)
+        if finished.exit_code != 0:
+            raise BuildFailedError(
+                f"the warm command {plan.warm_command!r} fails: {finished.output[-500:]}"
+            )
 
 
 def _last_lines(console: Path) -> list[str]:

@@ -95,6 +95,10 @@ class ImageRecords:
     def snapshot(self, build_id: BuildId) -> Path:
         return self.directory(build_id) / "snapshot"
 
+    def snapshot_bytes(self, build_id: BuildId) -> int:
+        paths = self.snapshot(build_id).rglob("*")
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
     def get(self, build_id: BuildId) -> ImageRecord | None:
         return self._records.get(build_id)
 

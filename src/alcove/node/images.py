@@ -297,7 +297,7 @@ class Images:
         )
         snapshot = self._records.snapshot(build_id)
         await finalizer.make(record.spec, built.startup, self._image(record, None), snapshot)
-        size = await asyncio.to_thread(_size_bytes, snapshot)
+        size = await asyncio.to_thread(self._records.snapshot_bytes, build_id)
         self._say(build_id, f"Build finished, took {self._now() - began:.1f} s")
         self._end(record.with_(snapshot_bytes=size), BuildState.READY)
         self._with.events.emit("image.ready", build_id)
@@ -324,13 +324,15 @@ class Images:
         )
 
     def _image(self, record: ImageRecord, snapshot: Path | None) -> Image:
+        spec = record.spec
         return Image(
-            build_id=record.spec.build_id,
-            rootfs=self._with.rootfs.path(record.rootfs),
-            agent=self._agent(record.agent),
-            snapshot=snapshot,
-            vcpu_count=record.spec.vcpu_count,
-            memory_mib=record.spec.memory_mib,
+            spec.build_id,
+            self._with.rootfs.path(record.rootfs),
+            self._agent(record.agent),
+            snapshot,
+            spec.vcpu_count,
+            spec.memory_mib,
+            warm_command=record.startup.warm_command,
         )
 
     def _agent(self, name: str) -> Path:
@@ -394,7 +396,3 @@ class Images:
             failed_step=record.failed_step,
             planned=bool(spec.plan),
         )
-
-
-def _size_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

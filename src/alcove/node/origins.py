@@ -13,6 +13,8 @@ class Startup:
     start_command: str = ""
     ready_command: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    warm_command: str = ""
+    """Run in every warm sandbox before it waits; empty: nothing that is this template's own."""
 
 
 @dataclass(frozen=True, slots=True)

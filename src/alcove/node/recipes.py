@@ -52,6 +52,9 @@ class Recipe:
     """Runs in the background as `user` before the snapshot is taken; empty for none."""
     ready_command: str = ""
     """Tried every 2 s until it exits with 0; then the snapshot is taken."""
+    warm_command: str = ""
+    """Run as `user` before the snapshot is taken and in every sandbox of the warm pool: it has done
+    what a client's first request needs, and leaves nothing behind. Empty for none."""
     env: dict[str, str] = field(default_factory=dict)
     build_mib: int = 2048
     """Disk that building its root file system takes, a copy of the parent's not counted."""
@@ -59,7 +62,12 @@ class Recipe:
     @property
     def startup(self) -> Startup:
         return Startup(
-            self.user, self.workdir, self.start_command, self.ready_command, dict(self.env)
+            self.user,
+            self.workdir,
+            self.start_command,
+            self.ready_command,
+            dict(self.env),
+            self.warm_command,
         )
 
     @property
@@ -184,6 +192,7 @@ _KINDS: dict[str, type] = {
     "workdir": str,
     "start_command": str,
     "ready_command": str,
+    "warm_command": str,
     "env": dict,
 }
 

@@ -43,18 +43,22 @@ class Warming:
         guest = GuestClient(self._driver, place, "")
         await guest.healthy(_ANSWER_S)
         await guest.init({"hostname": "template"}, _ANSWER_S)
-        await self._run_something(place)
+        await self._run_first(place, image.warm_command or "true")
         self._lines[place.slot] = await guest.open_line(_ANSWER_S)
         self._ground.weigh(place, image.vcpu_count)
         if isinstance(self._driver, RestingDriver):
             await self._driver.freeze(place)
 
-    async def _run_something(self, place: Place) -> None:
+    async def _run_first(self, place: Place, command: str) -> None:
+        """What fails is no reason to give it up: only the client's first request takes longer."""
         try:
-            await GuestCommands(self._driver, place).run("true", _USER, _ANSWER_S)
+            finished = await GuestCommands(self._driver, place).run(command, _USER, _ANSWER_S)
         except GuestError as error:
-            # An image without a shell is as good as ever, only its first command takes longer.
+            # An image without a shell, for one.
             _log.info("place.no_first_command", place=place.name, error=str(error))
+            return
+        if finished.exit_code:
+            _log.warning("place.first_command_failed", place=place.name, output=finished.output)
 
     def line(self, slot: int) -> socket.socket | None:
         """The line to what was warm there, for the caller to own."""

@@ -147,3 +147,10 @@ def test_a_recipe_without_provision_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "provision.sh").unlink()
     with pytest.raises(RecipeError, match="provision.sh"):
         recipes.get("mine")
+
+
+def test_a_warm_command_is_part_of_how_a_template_starts(tmp_path: Path) -> None:
+    recipe = write(tmp_path, GOOD | {"warm_command": '"touch /warm"'}).get("mine")
+    assert recipe.startup.warm_command == "touch /warm"
+    assert Recipes().get("base").startup.warm_command == ""
+    assert Recipes().get("code_interpreter").warm_command

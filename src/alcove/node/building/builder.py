@@ -196,10 +196,11 @@ class Builder:
         return digest
 
     def _startup(self, inherited: Startup, context: Context) -> Startup:
-        start, ready = self._plan.start_command, self._plan.ready_command
+        start, ready, warm = self._plan.start_command, self._plan.ready_command, ""
         if not start and not ready:
             start, ready = inherited.start_command, inherited.ready_command
-        return Startup(context.user, context.workdir, start, ready, dict(context.env))
+            warm = inherited.warm_command
+        return Startup(context.user, context.workdir, start, ready, dict(context.env), warm)
 
     def _announce(self, group: Group, *, cached: bool) -> None:
         total, mark = len(self._plan.steps), "CACHED " if cached else ""

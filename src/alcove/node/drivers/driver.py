@@ -102,6 +102,8 @@ class Image:
     memory_mib: int
     writable: bool = False
     """What the guest writes goes into `rootfs` itself, which is a build's own."""
+    warm_command: str = ""
+    """What a warm sandbox of it runs before it waits (origins.py)."""
 
 
 AGENT_MOUNT = "/.alcove"

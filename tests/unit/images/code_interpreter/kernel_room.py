@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,13 @@ class Cell:
     """Lengths of the messages that brought stdout."""
     stderr: str = ""
     error: dict[str, Any] | None = None
+    order: list[tuple[str, Any]] = field(default_factory=list)
+    """All that came, pieces of one stream that follow each other as one."""
+
+    def note(self, kind: str, value: Any) -> None:
+        if kind in {"stdout", "stderr"} and self.order and self.order[-1][0] == kind:
+            value = self.order.pop()[1] + value
+        self.order.append((kind, value))
 
     @property
     def only(self) -> dict[str, Any]:
@@ -44,8 +52,19 @@ class Cell:
 
 
 class Room:
-    def __init__(self, client: BlockingKernelClient) -> None:
+    def __init__(self, client: BlockingKernelClient, manager: KernelManager) -> None:
         self._client = client
+        self._manager = manager
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Interrupts the kernel a moment after the block has begun."""
+        timer = threading.Timer(0.2, self._manager.interrupt_kernel)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.join()
 
     def run(self, code: str) -> Cell:
         cell = Cell()
@@ -53,13 +72,16 @@ class Room:
         def hear(message: dict[str, Any]) -> None:
             content = message["content"]
             match message["msg_type"]:
-                case "execute_result" | "display_data":
+                case "execute_result" | "display_data" as kind:
+                    cell.note(kind, content["data"])
                     cell.results.append(content["data"])
                     cell.main.append(message["msg_type"] == "execute_result")
                 case "stream" if content["name"] == "stdout":
+                    cell.note("stdout", content["text"])
                     cell.stdout += content["text"]
                     cell.pieces.append(len(content["text"]))
                 case "stream":
+                    cell.note("stderr", content["text"])
                     cell.stderr += content["text"]
                 case "error":
                     cell.error = content
@@ -90,7 +112,7 @@ def kernel_room(folder: Path) -> Iterator[Room]:
     try:
         client.start_channels()
         client.wait_for_ready(timeout=PATIENCE_S)
-        yield Room(client)
+        yield Room(client, manager)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -189,3 +189,66 @@ def test_a_flood_comes_in_bounded_messages(room: Room) -> None:
     assert max(cell.pieces) <= 2 * mib
     assert cell.error is not None
     assert cell.error["ename"] == "TypeError"
+
+
+def test_output_and_displays_come_in_the_order_in_which_they_were_made(room: Room) -> None:
+    code = """
+    import sys
+    for n in range(50):
+        print(n)
+        display(n)
+        print(-n, file=sys.stderr)
+        display(-n)
+    """
+    cell = room.run(code)
+    kinds = [name for name, _ in cell.order]
+    assert kinds == ["stdout", "display_data", "stderr", "display_data"] * 50
+    assert cell.stdout == "".join(f"{n}\n" for n in range(50))
+
+
+def test_what_other_threads_print_arrives_whole(room: Room) -> None:
+    code = """
+    import threading
+    def say(name):
+        for n in range(300):
+            print(f"{name}{n};", end="", flush=n % 3 == 0)
+    threads = [threading.Thread(target=say, args=(name,)) for name in "abcd"]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    """
+    cell = room.run(code)
+    said = cell.stdout.split(";")[:-1]
+    for name in "abcd":
+        assert [part for part in said if part[0] == name] == [f"{name}{n}" for n in range(300)]
+
+
+def test_what_is_not_flushed_comes_before_the_cell_ends(room: Room) -> None:
+    room.run("import time; print('first'); time.sleep(1); print('then')")
+    cell = room.run("print('first'); time.sleep(1); print('then')")
+    assert cell.pieces == [6, 5]
+
+
+def test_what_children_print_comes_too(room: Room) -> None:
+    code = """
+    import multiprocessing
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=print, args=(f"child {n}",)) for n in range(3)]
+    for child in children: child.start()
+    for child in children: child.join()
+    print("parent")
+    """
+    cell = room.run(code)
+    assert cell.error is None
+    assert set(cell.stdout.split("\n")) >= {"parent"}
+    assert room.run("children[0].exitcode").only["text/plain"] == "0"
+
+
+def test_interrupts_leave_no_message_broken(room: Room) -> None:
+    """Each falls somewhere into a loop that does nothing but send."""
+    for _ in range(20):
+        with room.interrupting():
+            cell = room.run("while True: print('x' * 100, flush=True)")
+        assert cell.error is not None
+        assert cell.error["ename"] == "KeyboardInterrupt"
+        assert set(cell.stdout) <= {"x", "\n"}
+        assert room.run("6 * 7").only["text/plain"] == "42"

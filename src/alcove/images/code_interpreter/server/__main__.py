@@ -8,16 +8,20 @@ import argparse
 import asyncio
 import logging
 import signal
+import socket
 import sys
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from .app import build_app
+from .gathering import GatheringProtocol
 from .settings import Settings
 
 _KEEP_ALIVE_S = 640
 """Longer than any proxy keeps an idle connection (contract e2b 5.1)."""
+_BACKLOG = 2048
 
 
 class _QuietServer(uvicorn.Server):
@@ -43,12 +47,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    settings = Settings.read()
     config = uvicorn.Config(
-        build_app(Settings.read()),
-        host=options.host,
-        port=options.port,
+        build_app(settings),
         loop="asyncio",
-        http="httptools",
+        http=GatheringProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -58,8 +61,29 @@ def main(arguments: list[str]) -> int:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
     )
-    _QuietServer(config).run()
+    with _listen(options.host, options.port) as outer, _listen_in(settings.socket) as inner:
+        _QuietServer(config).run([outer, inner])
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # By the protocol's number asyncio knows that small pieces must not wait for each other.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def _listen_in(path: Path) -> socket.socket:
+    """A unix socket for everybody in the sandbox, as the port is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    path.chmod(0o666)
+    listening.listen(_BACKLOG)
+    return listening
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Api:
         return [
             Route("/health", self.health, methods=["GET"]),
             Route("/execute", self.execute, methods=["POST"]),
+            Route("/rehearse", self.rehearse, methods=["POST"]),
             Route("/contexts", self.create, methods=["POST"]),
             Route("/contexts", self.listing, methods=["GET"]),
             Route("/contexts/{context_id}", self.delete, methods=["DELETE"]),
@@ -60,6 +61,11 @@ class Api:
                 )
         execution = Execution(wanted.code, wanted.env_vars, request.headers.get("x-access-token"))
         return LineStream(lambda write: context.execute(execution, write))
+
+    async def rehearse(self, request: Request) -> LineStream:
+        """What a restored snapshot's first execution would have to wait for, done ahead."""
+        await _body(request)
+        return LineStream(self._contexts.rehearse)
 
     async def create(self, request: Request) -> Response:
         wanted = requests.context_request(await _body(request))

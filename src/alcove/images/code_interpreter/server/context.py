@@ -68,6 +68,8 @@ class Context:
         """
         if self._closed:
             raise Closed
+        # The signal that tells of its end may be on its way still.
+        self._workshop.children.look()
         if self._kernel is not None and not self._kernel.exited.is_set():
             if not self._kernel.leaving:
                 return self._kernel
@@ -105,11 +107,16 @@ class Context:
         with contextlib.suppress(KernelError, Closed):  # logged, and tried again on the next use
             await self.ready()
 
-    async def rehearse(self) -> None:
-        """Go an execution's way once, so that a snapshot has in memory what the first one needs."""
-        kernel = await self.ready()
-        await environment.fetch(self._envd_port, None)
-        await kernel.execute("''", silent=True, shown=True).done.wait()
+    async def rehearse(self, write: Write) -> None:
+        """Go an execution's way and leave nothing behind; what that needs is in memory then.
+
+        Raises KernelError, Closed.
+        """
+        async with self._turn:
+            kernel = await self.ready()
+            await environment.fetch(self._envd_port, None)
+            run = kernel.execute(self.language.rehearsal, silent=True, heard=True)
+            await self._stopped_with_client(kernel, _hand_on(run, write))
 
     @property
     def has_kernel(self) -> bool:
@@ -148,13 +155,16 @@ class Context:
             if self.lost_state:
                 self.lost_state = False
                 await write(messages.encode(messages.note(NEW_STATE)))
-            try:
-                await self._run(kernel, execution, write)
-            except asyncio.CancelledError:
-                # In a task of its own: in one that was cancelled, Python 3.11.2 takes a timeout
-                # for another cancellation.
-                await asyncio.wait([asyncio.get_running_loop().create_task(self._stop(kernel))])
-                raise
+            await self._stopped_with_client(kernel, self._run(kernel, execution, write))
+
+    async def _stopped_with_client(self, kernel: Kernel, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            # In a task of its own: in one that was cancelled, Python 3.11.2 takes a timeout
+            # for another cancellation.
+            await asyncio.wait([asyncio.get_running_loop().create_task(self._stop(kernel))])
+            raise
 
     async def _run(self, kernel: Kernel, execution: Execution, write: Write) -> None:
         await self._learn_variables(execution.token)
@@ -167,8 +177,7 @@ class Context:
                 await write(
                     messages.encode(messages.note(f"The variables could not be set: {value}"))
                 )
-        while batch := await run.take():
-            await write(batch)
+        await _hand_on(run, write)
         if execution.env_vars and not (kernel.exited.is_set() or kernel.leaving):
             await self._reset_variables(kernel, execution.env_vars)
 
@@ -215,6 +224,11 @@ class Context:
         _log.warning("context %s ignores interrupts: its kernel is ended", self.id)
         kernel.kill()
         await kernel.finished.wait()
+
+
+async def _hand_on(run: Run, write: Write) -> None:
+    while batch := await run.take():
+        await write(batch)
 
 
 def _gone_error(context_id: str) -> messages.Line:

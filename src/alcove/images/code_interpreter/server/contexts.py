@@ -6,8 +6,8 @@ import logging
 import uuid
 from typing import Any
 
-from . import languages
-from .context import Closed, Context
+from . import languages, messages
+from .context import Closed, Context, Write
 from .kernel import KernelError, Workshop
 from .processes import end_orphans
 from .settings import Settings
@@ -96,6 +96,18 @@ class Contexts:
         await self._started(context)
         return context
 
+    async def rehearse(self, write: Write) -> None:
+        """Have each kernel go an execution's way once. Writes their lines, and failures."""
+        for context in list(self._contexts.values()):
+            if not context.has_kernel:
+                continue
+            try:
+                await context.rehearse(write)
+            except KernelError as error:
+                await write(messages.encode(messages.error("KernelError", str(error))))
+            except Closed:
+                continue  # deleted meanwhile
+
     async def _started(self, context: Context) -> None:
         """Start the kernel if there never was one; a context whose kernel cannot start goes."""
         if context.has_kernel:
@@ -138,7 +150,7 @@ class Contexts:
     async def _warm(self) -> None:
         try:
             for name in self._settings.warm:
-                await (await self.default(name)).rehearse()
+                await (await self.default(name)).rehearse(_unheard)
         except Exception as error:
             self.problem = str(error) or "a default context was deleted"
             _log.exception("a default kernel did not start")
@@ -179,6 +191,10 @@ class Contexts:
             for name, context_id in data["defaults"].items()
             if context_id in self._contexts
         }
+
+
+async def _unheard(_: bytes) -> None:
+    """Nobody asked."""
 
 
 def describe(context: Context) -> dict[str, str]:

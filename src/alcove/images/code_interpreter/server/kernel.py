@@ -20,7 +20,7 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
-from . import messages
+from . import messages, reading
 from .inbox import Inbox
 from .languages import Language
 from .processes import Children, signal_group
@@ -213,23 +213,22 @@ class Kernel:
 
     # --- work
 
-    def execute(self, code: str, *, silent: bool = False, shown: bool = False) -> Run:
+    def execute(self, code: str, *, silent: bool = False, heard: bool = False) -> Run:
         """Hand code to the kernel, which runs what it is given in order.
 
-        `silent` code does not count and its output is thrown away; with `shown`, the kernel makes
-        the output all the same.
+        `silent` code leaves no trace, and what it prints is thrown away unless `heard`.
         """
         return self._send(
             "execute_request",
             {
                 "code": code,
-                "silent": silent and not shown,
+                "silent": silent,
                 "store_history": not silent,
                 "user_expressions": {},
                 "allow_stdin": False,
                 "stop_on_error": not silent,
             },
-            silent=silent,
+            silent=silent and not heard,
         )
 
     def _send(self, kind: str, content: Mapping[str, Any], *, silent: bool) -> Run:
@@ -359,19 +358,16 @@ class Kernel:
         run.finish(*last)
 
     def _parse(self, frames: list[bytes]) -> dict[str, Any]:
-        session = self._manager.session
         try:
-            _, parts = session.feed_identities(frames)
-            message: dict[str, Any] = session.deserialize(parts)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            _log.warning("a message of kernel %s cannot be read: %r", self._pid, error)
-            return {"msg_type": "", "content": {}}
-        return message
+            return reading.read(frames, self._manager.session)
+        except reading.UnreadableError as error:
+            _log.warning("a message of kernel %s cannot be read: %s", self._pid, error)
+            return {"msg_type": "", "header": {}, "content": {}}
 
     def _note_lag(self, message: Mapping[str, Any]) -> None:
         """Hold a kernel that talks faster than we listen, until all it has said is read."""
-        date = message["header"].get("date")
-        if isinstance(date, datetime) and date.tzinfo is not None:
+        date = messages.moment(message["header"].get("date"))
+        if date is not None and date.tzinfo is not None:
             age_s = (datetime.now(UTC) - date).total_seconds()
             if age_s > _BEHIND_S:
                 self.hold("behind")

@@ -24,6 +24,8 @@ class Language:
     transport: Transport
     set_variables: Callable[[Mapping[str, str]], str]
     unset_variable: Callable[[str], str]
+    rehearsal: str = ""
+    """Code that goes the way of others and leaves nothing behind, run silently (context.py)."""
     variable: re.Pattern[str] | None = None
     """What a variable's name must look like, where not every name will do."""
 
@@ -73,6 +75,11 @@ def _python_set(values: Mapping[str, str]) -> str:
     return f"__import__('os').environ.update({dict(values)!r})"
 
 
+# A value in every format that there is, and a line of output. Not as the cell's own value: silent
+# cells have none, and one that is not silent stays in `_` and `Out`.
+_PYTHON_REHEARSAL = "__import__('IPython').display.display(''); print()"
+
+
 def _lines(line: Callable[[str, str], str]) -> Callable[[Mapping[str, str]], str]:
     return lambda values: "\n".join(line(name, value) for name, value in values.items())
 
@@ -93,6 +100,7 @@ TABLE: Mapping[str, Language] = {
             "ipc",
             _python_set,
             lambda name: f"__import__('os').environ.pop({name!r}, None)",
+            _PYTHON_REHEARSAL,
         ),
         Language("javascript", ("javascript",), "ipc", _set_in_node, _unset_in_node),
         Language("typescript", ("typescript", "javascript"), "ipc", _set_in_node, _unset_in_node),
@@ -102,7 +110,7 @@ TABLE: Mapping[str, Language] = {
             "ipc",
             _lines(lambda name, value: f"export {name}={shlex.quote(value)}"),
             lambda name: f"unset {name}",
-            _SHELL_NAME,
+            variable=_SHELL_NAME,
         ),
         Language(
             "r",

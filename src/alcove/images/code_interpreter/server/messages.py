@@ -60,9 +60,18 @@ def lines(message: Mapping[str, Any]) -> Iterator[Line]:
 def _streamed(content: Mapping[str, Any], date: Any) -> Iterator[Line]:
     kind = "stderr" if content.get("name") == "stderr" else "stdout"
     text = str(content.get("text", ""))
-    timestamp = date.isoformat() if isinstance(date, datetime) else _now()
+    said = moment(date)
+    timestamp = _now() if said is None else said.isoformat()
     for start in range(0, len(text), LONGEST_TEXT):
         yield {"type": kind, "text": text[start : start + LONGEST_TEXT], "timestamp": timestamp}
+
+
+def moment(date: Any) -> datetime | None:
+    """The date in a message's header; None where a kernel sends none that can be read."""
+    try:
+        return datetime.fromisoformat(date)
+    except (TypeError, ValueError):
+        return None
 
 
 def note(text: str) -> Line:

@@ -15,7 +15,7 @@ class Children:
         self._watched: dict[Callable[[], int | None], Callable[[int], None]] = {}
 
     def listen(self) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._look)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.look)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
@@ -24,9 +24,10 @@ class Children:
         """`poll` answers the exit code or None (Popen.poll); `ended` gets the code, once."""
         self._watched[poll] = ended
         # It may have ended before it was watched.
-        asyncio.get_running_loop().call_soon(self._look)
+        asyncio.get_running_loop().call_soon(self.look)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Call back for those that have ended by now."""
         for poll, ended in list(self._watched.items()):
             code = poll()
             if code is not None and self._watched.pop(poll, None) is not None:

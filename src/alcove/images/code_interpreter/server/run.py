@@ -13,6 +13,8 @@ from .messages import Line, encode
 HIGH_BYTES = 4 * 1024 * 1024
 LOW_BYTES = 1024 * 1024
 _BATCH_BYTES = 256 * 1024
+_LINGER_S = 0.003
+"""So long a line waits for others: what a quick cell says comes to the client in one piece."""
 
 
 class Valve(Protocol):
@@ -43,6 +45,8 @@ class Run:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._news = asyncio.Event()
+        self._ripe = asyncio.Event()
+        """Waiting for more would be for nothing."""
         self._room = asyncio.Event()
         self._dropped = silent
 
@@ -88,6 +92,7 @@ class Run:
         self.done.set()
         self.answered.set()
         self._news.set()
+        self._ripe.set()
 
     async def take(self) -> bytes:
         """The next lines, as many as are there; empty when all was taken."""
@@ -96,6 +101,11 @@ class Run:
                 return b""
             self._news.clear()
             await self._news.wait()
+        if self._bytes < _BATCH_BYTES and not self.done.is_set():
+            self._ripe.clear()
+            ripening = asyncio.get_running_loop().call_later(_LINGER_S, self._ripe.set)
+            await self._ripe.wait()
+            ripening.cancel()
         size = count = 0
         while count < len(self._lines) and size < _BATCH_BYTES:
             size += len(self._lines[count])
@@ -113,4 +123,6 @@ class Run:
         encoded = encode(line)
         self._lines.append(encoded)
         self._bytes += len(encoded)
+        if self._bytes >= _BATCH_BYTES:
+            self._ripe.set()
         self._news.set()

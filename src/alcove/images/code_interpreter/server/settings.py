@@ -17,6 +17,11 @@ class Settings:
     warm: tuple[str, ...]
     """Languages whose default context has a kernel before /health says OK."""
 
+    @property
+    def socket(self) -> Path:
+        """The same server for programs in the sandbox: no connection that a snapshot has to cut."""
+        return self.run_dir.with_suffix(".sock")
+
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         return cls(

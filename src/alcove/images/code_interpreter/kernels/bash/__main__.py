@@ -6,6 +6,7 @@ name, as clients of the original platform know it), an unfinished cell is a mist
 
 from typing import Any
 
+import zmq
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 
@@ -24,6 +25,8 @@ class BashKernel(Kernel):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]  # ipykernel has no types
+        # At its limit ZeroMQ throws output away (kernel/sending.py).
+        self.iopub_thread.socket.setsockopt(zmq.SNDHWM, 0)
         self._shell = Shell()
 
     def do_execute(
