@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from certificates import Authority
+
 # Several checkouts may run their tests at once, each with a slot of its own: 0 (nobody else) to 9.
 SLOT = int(os.environ.get("ALCOVE_TEST_SLOT", "0"))
 _PORT = 23000 + 1000 * SLOT
@@ -29,7 +31,10 @@ OPTIONS = {
 }
 REGISTRY = f"127.0.0.1:{_PORT + 70}"
 """Where tests of images have a registry."""
+EGRESS_CA = DATA_DIR / "egress-ca.pem"
+"""Whom servers of egress rules may be certified by, beside those that this machine trusts."""
 SETTINGS = {
+    "ALCOVE_NODE_EGRESS_CA_FILE": str(EGRESS_CA),
     "ALCOVE_NODE_TRUSTED_REGISTRIES": REGISTRY,
     # As many as at rest: what is left can be counted when their number does not follow demand.
     "ALCOVE_NODE_WARM_READY_TOTAL": "2",
@@ -93,6 +98,7 @@ def start(data_dir: Path = DATA_DIR, **changes: str) -> Stack:
     installation needs an instance, ports and slot network of its own.
     """
     alcove_down(data_dir)
+    Authority.kept(EGRESS_CA)
     for name in ("control.db", "control.db-wal", "control.db-shm", "local.env", "config.json"):
         (data_dir / name).unlink(missing_ok=True)
     for name in ("sandboxes", "snapshots"):

@@ -13,6 +13,7 @@ from queue import Queue
 from tempfile import TemporaryDirectory
 
 from alcove.node.gatekeeper import Gatekeeper
+from alcove.node.interceptor import Interceptor
 from alcove.node.network import Link, Network
 from alcove.node.resolver import Resolver
 from alcove.wire.egress import EgressPolicy
@@ -80,6 +81,8 @@ class Lab:
     guest: Link
     neighbour: Link
     names: dict[str, str]
+    directory: Path
+    """Of the daemons' files."""
 
     def set(self, policy: EgressPolicy, link: Link | None = None) -> None:
         """As KernelGround.set_policy does."""
@@ -156,7 +159,8 @@ def lab() -> Iterator[Lab]:
         run = Path(directory)
         (run / "resolv.conf").write_text(f"nameserver {world.public}\n")
         resolver = Resolver(host_address, run, run / "resolv.conf")
-        gatekeeper = Gatekeeper(host_address, world.slot_network, run)
+        interceptor = Interceptor(run, None)
+        gatekeeper = Gatekeeper(host_address, world.slot_network, run, interceptor.door)
         names = {
             "allowed.example": world.public,
             "evil.example": world.other,
@@ -172,7 +176,7 @@ def lab() -> Iterator[Lab]:
             await resolver.start()
             await gatekeeper.start()
             links = await network.create(3), await network.create(4)
-            return Lab(world, network, gatekeeper, *links, names)
+            return Lab(world, network, gatekeeper, *links, names, run)
 
         async def end() -> None:
             await gatekeeper.stop()

@@ -21,6 +21,10 @@ def net(**fields: Any) -> dict[str, Any]:
     return BASE | {"network": fields}
 
 
+def header(headers: dict[str, Any]) -> dict[str, Any]:
+    return net(rules={"*.A.b": [{"transform": {"headers": headers}}]})
+
+
 REFUSED = [
     ({}, 400, "validation error: body.templateID"),
     ({"templateID": ""}, 400, "validation error: body.templateID"),
@@ -68,7 +72,26 @@ REFUSED = [
     (net(dnsServers=["a.b"]), 400, "dnsServers: 'a.b' is not an IPv4 address"),
     (net(dnsServers=["10.0.0.53"]), 400, "dnsServers: '10.0.0.53' is private"),
     (net(dnsServers=["9.9.9.9"] * 11), 400, "dnsServers may have at most 10"),
-    (net(rules={"a.b": []}), 400, "network.rules is not available"),
+    (net(rules={f"{n}.example": [] for n in range(11)}), 400, "at most 10 domains"),
+    (net(rules={"*": []}), 400, "rules: '*' is not a domain"),
+    (net(rules={"1.2.3.4": []}), 400, "rules: '1.2.3.4' is not a domain"),
+    (net(rules={"a" * 60 + ".b" * 40: []}), 400, "at most 128 characters"),
+    (net(rules={"A.b": [], "a.B": []}), 400, "'a.b' is there twice"),
+    (net(rules={"a.b": {}}), 400, "must have a list of rules"),
+    (net(rules={"a.b": [{}, {}]}), 400, "one rule only"),
+    (net(rules={"a.b": [{"transform": {"headers": [1]}}]}), 400, "object of texts"),
+    (header({f"h{n}": "v" for n in range(21)}), 400, "at most 20 headers"),
+    (header({"h" * 65: "v"}), 400, "not the name of a header"),
+    (header({"a b": "v"}), 400, "not the name of a header"),
+    (header({"a": "v" * 2049}), 400, "at most 2048 characters"),
+    (header({"a": "v\r\nb: c"}), 400, "must be one line"),
+    (header({"a": 1}), 400, "must be one line"),
+    (header({"A": "v", "a": "v"}), 400, "in different spellings"),
+    (header({"Host": "v"}), 400, "cannot be set"),
+    (header({"Transfer-Encoding": "chunked"}), 400, "cannot be set"),
+    (header({"a": "${e2b.secrets.a b}"}), 400, "a placeholder that nothing is known for"),
+    (header({"a": "${e2b.secrets.a"}), 400, "a placeholder that nothing is known for"),
+    (header({"a": "${e2b.identity.tokens.x}"}), 400, "this version has none"),
     (net(egressProxy={"address": "a:1"}), 400, "network.egressProxy"),
     (net(httpsPorts=[49983]), 400, "httpsPorts: 49983 is the agent's port"),
     (net(httpsPorts=[0]), 400, "httpsPorts: 0 is not a port"),
@@ -161,6 +184,8 @@ ACCEPTED = [
         net(allowOut=["Example.COM.", "*.bücher.example"], denyOut=["0.0.0.0/0"]),
         replace(SHUT, domains=("*.xn--bcher-kva.example", "example.com")),
     ),
+    (net(rules={"a.b": [], "c.d": [{}]}), OPEN),
+    (header({"a": "x ${e2b.secrets.A} ${HOME}"}), EgressPolicy(intercepted=("*.a.b",))),
     (net(dnsServers=[]), EgressPolicy(dns_servers=())),
     (net(dnsServers=["9.9.9.9", "9.9.9.9"]), EgressPolicy(dns_servers=("9.9.9.9",))),
 ]

@@ -132,6 +132,7 @@ class Installation:
             "ALCOVE_NODE_DRIVER": o.driver,
             "ALCOVE_NODE_PORT": o.node_port,
             "ALCOVE_NODE_INGRESS_PORT": o.ingress_port,
+            "ALCOVE_NODE_CONTROL_URL": f"http://127.0.0.1:{o.api_port}",
             "ALCOVE_NODE_SLOT_NETWORK": o.slot_network,
             "ALCOVE_NODE_PLACES_READY": o.places_ready,
             "ALCOVE_EDGE_DATA_DIR": self.data_dir,

@@ -39,6 +39,7 @@ from alcove.control.sandboxes.context import Context, no_checkpoint
 from alcove.control.sandboxes.executions import Executions
 from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
+from alcove.control.sandboxes.injection import Injection
 from alcove.control.sandboxes.kept import KeptStates
 from alcove.control.sandboxes.logs import SandboxLogs
 from alcove.control.sandboxes.outcomes import Outcomes
@@ -108,6 +109,7 @@ class Parts:
     rollbacks: Rollbacks
     resets: Resets
     reach: Reach
+    injection: Injection
     retention: Retention
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
@@ -174,13 +176,13 @@ def _assemble(
     node = node or HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
-    builds, volumes = _builds(settings, context, key), _volumes(settings, context, key)
+    builds, volumes, secrets = _keepers(settings, context, key)
     pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
         nodes=nodes,
         teams=Teams(db, clock),
-        secrets=_secrets(settings, db, clock),
+        secrets=secrets,
         templates=context.templates,
         builds=builds,
         tags=Tags(db, context.templates, clock),
@@ -195,6 +197,7 @@ def _assemble(
         rollbacks=Rollbacks(context, sandboxes),
         resets=Resets(context, pauses, resumes),
         reach=reach,
+        injection=Injection(context, secrets),
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=_reconciler(settings, context, (sandboxes, pauses, resumes, reach)),
@@ -206,6 +209,14 @@ def _assemble(
         sampler=Sampler(db, nodes, clock),
         cluster_token=key,
         clock=clock,
+    )
+
+
+def _keepers(settings: Settings, context: Context, key: str) -> tuple[Builds, Volumes, Secrets]:
+    return (
+        _builds(settings, context, key),
+        _volumes(settings, context, key),
+        _secrets(settings, context.db, context.clock),
     )
 
 

@@ -171,11 +171,13 @@ class Machine:
         text = "\n".join([*certificates, ""])
         found = [path for path in _CA_BUNDLES if os.path.exists(self._root + path)]
         with _optional("extra certificates"):
-            if self._read(_EXTRA_CA) != text:
+            before = self._read(_EXTRA_CA)
+            if before != text:
+                known = [one for one in _CERTIFICATE.findall(before) if one not in certificates]
                 for number, certificate in enumerate(certificates, 1):
                     self._write(f"{_CA_SOURCES}/alcove-{number}.crt", f"{certificate}\n")
                 for path in found:
-                    self._extend(path, certificates)
+                    self._exchange(path, known, certificates)
                 # Last, as the sign that all is done: a template's sandboxes need not look again.
                 self._write(_EXTRA_CA, text)
         bundle = next(iter(found), _EXTRA_CA)
@@ -184,12 +186,18 @@ class Machine:
             "NODE_EXTRA_CA_CERTS": _EXTRA_CA,
         }
 
-    def _extend(self, path: str, certificates: list[str]) -> None:
-        known = self._read(path)
-        missing = [certificate for certificate in certificates if certificate not in known]
+    def _exchange(self, path: str, gone: list[str], certificates: list[str]) -> None:
+        """Certificates of an earlier life of the sandbox are trusted no more."""
+        before = self._read(path)
+        text = before
+        for certificate in gone:
+            text = text.replace(f"{certificate}\n", "")
+        missing = [certificate for certificate in certificates if certificate not in text]
         if missing:
-            joint = "" if known.endswith("\n") or not known else "\n"
-            self._replace(path, known + joint + "\n".join([*missing, ""]))
+            joint = "" if text.endswith("\n") or not text else "\n"
+            text += joint + "\n".join([*missing, ""])
+        if text != before:
+            self._replace(path, text)
 
     def _lines(self, path: str) -> list[str]:
         return self._read(path).splitlines()

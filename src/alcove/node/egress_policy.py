@@ -110,15 +110,31 @@ class PolicyRules:
             rules.append(f"{DNS} dnat ip to {host}:{GATE_DNS_PORT}")
         if names is Names.NONE:
             rules.append(f"{DNS} accept")
-        if policy.domains:
+        if policy.domains or policy.intercepted:
             rules += [
                 "fib daddr type != unicast accept",
                 f"ip daddr {{ {', '.join(self.never)} }} accept",
                 f"ip daddr {self.slot_network} accept",
-                *([f"ip daddr @allow-{slot} accept"] if allow else []),
-                f"meta l4proto tcp dnat ip to {host}:{GATE_PORT}",
+                *self._gated(slot, policy, allow),
             ]
         return rules
+
+    def _gated(self, slot: int, policy: EgressPolicy, allow: list[str]) -> list[str]:
+        """What ends at the gate of all that is on the internet.
+
+        Without interception what addresses allow need not be looked into. With it all goes there
+        that is not refused anyway.
+        """
+        to_gate = f"meta l4proto tcp dnat ip to {self.host_address}:{GATE_PORT}"
+        allowed = [f"ip daddr @allow-{slot}"] if allow else []
+        if not policy.intercepted:
+            return [*(f"{match} accept" for match in allowed), to_gate]
+        if policy.domains:
+            return [to_gate]
+        if policy.denies_everything:
+            return [f"{match} {to_gate}" for match in allowed]
+        denied = [f"ip daddr @deny-{slot} accept"] if policy.deny else []
+        return [*(f"{match} {to_gate}" for match in allowed), *denied, to_gate]
 
 
 _NETWORKS = "{ type ipv4_addr; flags interval; }"

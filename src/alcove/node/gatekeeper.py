@@ -25,7 +25,14 @@ _NOBODY = 65534
 class Gatekeeper(Daemon):
     """One gate serving at `address`, with its files in `directory`."""
 
-    def __init__(self, address: IPv4Address, slot_network: IPv4Network, directory: Path) -> None:
+    def __init__(
+        self,
+        address: IPv4Address,
+        slot_network: IPv4Network,
+        directory: Path,
+        interceptor: Path,
+    ) -> None:
+        """`interceptor`: the socket to which connections to be intercepted are handed."""
         self.policies = directory / "gate"
         self._control = directory / "gate.sock"
         pid_file = directory / "gate.pid"
@@ -38,6 +45,7 @@ class Gatekeeper(Daemon):
             f"--dns-port={GATE_DNS_PORT}",
             f"--policies={self.policies}",
             f"--control={self._control}",
+            f"--interceptor={interceptor}",
             f"--log={directory / 'gate.log'}",
             f"--version={__version__}",
         ]

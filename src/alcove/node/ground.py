@@ -79,6 +79,13 @@ class Ground(Protocol):
         """Have this be what the place may reach, at once; a new place has the default."""
         ...
 
+    async def authority(self, place: Place, sandbox_id: str) -> str:
+        """The certificate by which a sandbox with rules trusts what ends its TLS, PEM.
+
+        The same as long as the sandbox has the place; another one in any other place.
+        """
+        ...
+
     def weigh(self, place: Place, cpu_count: float) -> None:
         """Give what runs there the weight of so many processors beside others that want them."""
         ...
@@ -141,6 +148,10 @@ class PlainGround:
 
     async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
         """Nor a policy."""
+
+    async def authority(self, place: Place, sandbox_id: str) -> str:
+        del place, sandbox_id
+        return ""
 
     def weigh(self, place: Place, cpu_count: float) -> None:
         """What has no group has no weight."""

@@ -14,6 +14,7 @@ from alcove.node.cgroups import Cgroup, CgroupError
 from alcove.node.drivers.driver import Place
 from alcove.node.gatekeeper import Gatekeeper
 from alcove.node.ground import Counters, Size, Used, numbered, remove_tree
+from alcove.node.interceptor import Interceptor
 from alcove.node.network import Network
 from alcove.wire.egress import EgressPolicy
 
@@ -24,11 +25,16 @@ class KernelGround:
     """Makes, finds and removes what the slots of one instance have."""
 
     def __init__(
-        self, network: Network, slots_directory: Path, gatekeeper: Gatekeeper | None = None
+        self,
+        network: Network,
+        slots_directory: Path,
+        gatekeeper: Gatekeeper | None = None,
+        interceptor: Interceptor | None = None,
     ) -> None:
-        """Without a gatekeeper no place may be given domain rules."""
+        """Without gatekeeper and interceptor no place may be given what needs them."""
         self._network = network
         self._gatekeeper = gatekeeper
+        self._interceptor = interceptor
         self._slots = slots_directory
         self._group = f"/{network.instance}"
 
@@ -59,12 +65,16 @@ class KernelGround:
         await self._network.remove(place.slot)
         if self._gatekeeper is not None:
             self._gatekeeper.forget(place.slot)
+        if self._interceptor is not None:
+            self._interceptor.forget(place.slot)
         await remove_tree(place.directory)
 
     async def slots(self) -> set[int]:
         groups = {int(name) for name in Cgroup(self._group).children() if name.isdecimal()}
         gated = set() if self._gatekeeper is None else self._gatekeeper.slots()
-        return numbered(self._slots) | groups | gated | await self._network.slots()
+        intercepted = set() if self._interceptor is None else self._interceptor.slots()
+        known = numbered(self._slots) | groups | gated | intercepted
+        return known | await self._network.slots()
 
     async def refuse_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=False)
@@ -75,11 +85,16 @@ class KernelGround:
     async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
         if self._gatekeeper is None:
             assert not policy.domains
+            assert not policy.intercepted
             await self._network.set_policy(place.slot, policy)
             return
         self._gatekeeper.write(place.slot, policy)
         await self._network.set_policy(place.slot, policy)
         await self._gatekeeper.judge(place.slot)
+
+    async def authority(self, place: Place, sandbox_id: str) -> str:
+        assert self._interceptor is not None
+        return await self._interceptor.ensure(place.slot, sandbox_id)
 
     def weigh(self, place: Place, cpu_count: float) -> None:
         Cgroup(place.cgroup).weigh(cpu_count)

@@ -116,6 +116,11 @@ class GuestClient:
             if name in _CHANGES and isinstance(value, bool | int | float)
         }
 
+    async def trust(self, certificates: str, timeout_s: float) -> None:
+        """Have programs that start from now on trust these as well, instead of others given."""
+        answer = await self._call("POST", "/init", {"caBundle": certificates}, timeout_s)
+        _expect(answer, {200, 204}, "POST /init")
+
     async def reboot(self, timeout_s: float) -> None:
         """Have the agent end everything but itself and empty what is only in memory."""
         answer = await self._call("POST", "/reboot", None, timeout_s)

@@ -37,6 +37,7 @@ from alcove.node.saving import PendingSave, Saver
 from alcove.node.start import Source, Starter, StepFailedError, Timings
 from alcove.node.states import Effect, Event, step
 from alcove.node.tunnels import Tunnels
+from alcove.wire.egress import EgressPolicy
 from alcove.wire.node import EgressSpec, SandboxReport, SandboxUsage, SnapshotReport, SnapshotSpec
 from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
@@ -44,6 +45,7 @@ from alcove.wire.states import StopReason
 _log = structlog.get_logger()
 
 _DESTROY_PAUSES_S = (0.1, 0.5, 2.0, 10.0)
+_TRUST_S = 10.0
 _GIVE_UP_S = 10.0
 """How long a stop waits for a start that was given up to clean up after itself."""
 
@@ -129,8 +131,7 @@ class Life:
             before = self.record.spec
             self._write(replace(self.record, spec=before.reaching(egress)))
             # Among what a stop ends first: the place may soon be another's.
-            setting = self._around.ground.set_policy(self.place, self.record.spec.policy)
-            task = self._do(setting, "egress policy")
+            task = self._do(self._reach(self.place, before.policy), "egress policy")
             await asyncio.wait([task])
             if task.cancelled():
                 raise EndedError(f"{self.record.sandbox_id} was stopped")
@@ -140,6 +141,13 @@ class Life:
                 raise PolicyFailedError(
                     f"the egress policy could not be set, the former one holds: {error}"
                 ) from error
+
+    async def _reach(self, place: Place, before: EgressPolicy) -> None:
+        spec = self.record.spec
+        if spec.policy.intercepted and not before.intercepted:
+            # Programs that begin from now on trust what will end their TLS.
+            await self.guest().trust(await self._around.starter.trusted(spec, place), _TRUST_S)
+        await self._around.ground.set_policy(place, spec.policy)
 
     def post(self, event: Event, reason: StopReason | None = None, detail: str = "") -> None:
         self._inbox.put_nowait(_Happening(event, reason, detail))

@@ -11,6 +11,7 @@ from alcove.node.errors import NodeError
 from alcove.node.gatekeeper import Gatekeeper
 from alcove.node.ground import Ground, PlainGround
 from alcove.node.ground_kernel import KernelGround
+from alcove.node.interceptor import Interceptor
 from alcove.node.network import Network
 from alcove.node.records import Records
 from alcove.node.resolver import Resolver
@@ -31,6 +32,7 @@ class Machine:
         self._network: Network | None = None
         self.resolver: Resolver | None = None
         self.gatekeeper: Gatekeeper | None = None
+        self.interceptor: Interceptor | None = None
         self.ground: Ground
         self.driver = driver
         fake = settings.driver == "fake"
@@ -41,13 +43,17 @@ class Machine:
             network = Network(settings.instance, settings.slot_network, mtu=uplink.mtu())
             host_address, run = network.rules.host_address, settings.data_dir / "run"
             self.resolver = Resolver(host_address, run)
-            self.gatekeeper = Gatekeeper(host_address, settings.slot_network, run)
-            self.ground = KernelGround(network, self._slots, self.gatekeeper)
+            self.interceptor = Interceptor(run, settings.egress_ca_file)
+            self.gatekeeper = Gatekeeper(
+                host_address, settings.slot_network, run, self.interceptor.door
+            )
+            self.ground = KernelGround(network, self._slots, self.gatekeeper, self.interceptor)
             self._network = network
 
     @property
     def daemons(self) -> list[Daemon]:
-        return [one for one in (self.resolver, self.gatekeeper) if one is not None]
+        known = (self.resolver, self.gatekeeper, self.interceptor)
+        return [one for one in known if one is not None]
 
     @property
     def slots_max(self) -> int:
@@ -71,6 +77,8 @@ class Machine:
         }
         for slot, policy in policies.items():
             self.gatekeeper.write(slot, policy)
+        if self.interceptor is not None and any(one.intercepted for one in policies.values()):
+            self.interceptor.want()
         return policies
 
     async def purge(self) -> str:

@@ -28,6 +28,7 @@ from alcove import telemetry
 from alcove.concurrency import every, spawn
 from alcove.node import conformance, metrics, reconcile, uplink
 from alcove.node.agent_bundle import AgentBundleError, ensure_bundle
+from alcove.node.broker import Broker, Control
 from alcove.node.building.making import Means
 from alcove.node.cgroups import CgroupError
 from alcove.node.drivers import fake as fake_driver
@@ -213,6 +214,10 @@ class Node:
             every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places, snapshots)),
         ]
         work += [daemon.run() for daemon in self._machine.daemons]
+        if self._machine.interceptor is not None:
+            control = Control(self._settings.control_url, self._cluster_token)
+            broker = Broker(self._machine.interceptor.broker, control, supervisor.at_slot)
+            work.append(broker.run())
         if isinstance(images, Images):
             work.append(_collect(images, supervisor))
         self._tasks = [spawn(task, name="node work") for task in work]

@@ -112,5 +112,12 @@ class Settings(BaseSettings):
     """When images named debian and ubuntu are made of packages: where no registry answers, always
     or never."""
 
+    control_url: str = "http://127.0.0.1:3000"
+    """Where control is asked what egress rules put into a request."""
+
+    egress_ca_file: Path | None = None
+    """Certificate authorities (PEM) that servers of egress rules may also be certified by, beside
+    those that this machine trusts."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What is written to standard output."""

@@ -168,9 +168,18 @@ class Starter:
         with timings.step("place"):
             taken = await self._places.take(image, size, warm=warm)
             note(taken.place)
+            if spec.policy.intercepted:
+                # Before anything is sent to the interceptor.
+                await self._ground.authority(taken.place, spec.sandbox_id)
             if not spec.policy.is_default:
                 await self._ground.set_policy(taken.place, spec.policy)
         return taken
+
+    async def trusted(self, spec: SandboxSpec, place: Place) -> str:
+        """Certificates that a sandbox is to trust beside those of its image, PEM; may be empty."""
+        if not spec.policy.intercepted:
+            return self._extra_ca_pem
+        return self._extra_ca_pem + await self._ground.authority(place, spec.sandbox_id)
 
     async def _reboot(
         self, spec: SandboxSpec, source: Source, place: Place, timings: Timings
@@ -212,6 +221,8 @@ class Starter:
             known_as = source.access_token or spec.access_token
             guest = GuestClient(self._driver, place, known_as, self._places.line(place))
             identity = self._identity(spec, source.origin.startup)
+            if trusted := await self.trusted(spec, place):
+                identity["caBundle"] = trusted
             if source.access_token:
                 # Programs run in it, and it may be restored more than once.
                 identity["reseed"] = True
@@ -225,7 +236,7 @@ class Starter:
     def _identity(self, spec: SandboxSpec, template: Startup) -> dict[str, Any]:
         # A template of the first Alcove does not say; all of those had this user.
         known = template != Startup()
-        identity: dict[str, Any] = {
+        return {
             "accessToken": spec.access_token,
             "envVars": spec.env_vars,
             "defaultUser": template.user if known else "user",
@@ -237,6 +248,3 @@ class Starter:
             "boots": spec.boots,
             "limits": {"nproc": self._process_limit},
         }
-        if self._extra_ca_pem:
-            identity["caBundle"] = self._extra_ca_pem
-        return identity

@@ -133,6 +133,13 @@ class Supervisor:
         running = life is not None and life.state in {State.RUNNING, State.SAVING}
         return life if running else None
 
+    def at_slot(self, slot: int) -> SandboxSpec | None:
+        """Whose slot it is; None: nobody's."""
+        for life in self._lives.values():
+            if life.place is not None and life.place.slot == slot:
+                return life.record.spec
+        return None
+
     def usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         life = self._lives.get(sandbox_id)
         usage = None if life is None else life.usage()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any, Self
 
 EVERYTHING = "0.0.0.0/0"
@@ -52,6 +52,9 @@ class EgressPolicy:
     """Lower case; "*.x" means every name below x, and not x."""
     dns_servers: tuple[str, ...] | None = None
     """IPv4 addresses that are asked instead of the node's own; () none, so no names."""
+    intercepted: tuple[str, ...] = ()
+    """Domains, as in `domains`, whose TLS ends outside the sandbox; what is reachable is not said
+    here."""
 
     @property
     def is_default(self) -> bool:
@@ -73,6 +76,16 @@ class EgressPolicy:
     def allows_name(self, name: str) -> bool:
         """Whether a name may be reached, or looked up, by its name."""
         return any(matches(domain, name) for domain in self.domains)
+
+    def allows_address(self, address: str) -> bool:
+        """Whether an address may be reached, by whatever name."""
+        found = IPv4Address(address)
+        if any(found in IPv4Network(network) for network in self.allow):
+            return True
+        return not any(found in IPv4Network(network) for network in self.deny)
+
+    def intercepts(self, name: str) -> bool:
+        return any(matches(domain, name) for domain in self.intercepted)
 
     def digest(self) -> str:
         """The same for the same rules, whatever their order."""

@@ -6,16 +6,17 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, StringConstraints
 from starlette.responses import Response, StreamingResponse
 
 from alcove._version import __version__
-from alcove.control.api import errors, json_response
+from alcove.control.api import MAX_INT64, Text, errors, json_response
 from alcove.control.clock import rfc3339
 from alcove.control.db import Database
 from alcove.control.errors import NotFoundError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import store
+from alcove.control.sandboxes.injection import Injection
 from alcove.control.sandboxes.routes import ResumesService, SandboxIdOf
 from alcove.control.teams.auth import Cluster
 from alcove.control.templates.attempts import AT_ONCE
@@ -83,6 +84,30 @@ async def route(sandbox_id: SandboxIdOf, resumes: ResumesService) -> Response:
 async def wake(sandbox_id: SandboxIdOf, resumes: ResumesService) -> Response:
     """Resume a sandbox because of traffic; 403 when its owner did not ask for that."""
     return json_response(asdict(await resumes.wake(sandbox_id)))
+
+
+class InjectionAsked(BaseModel):
+    """A request that a sandbox makes, of which its node asks what is to be put into it."""
+
+    generation: Annotated[int, Field(ge=0, le=MAX_INT64)]
+    host: Annotated[Text, StringConstraints(min_length=1, max_length=253)]
+
+
+async def _injection(request: Request) -> Injection:
+    injection: Injection = request.app.state.injection
+    return injection
+
+
+# Not in the document: what it answers is for the node that runs the sandbox alone.
+@router.post("/sandboxes/{sandbox_id}/injection", include_in_schema=False)
+async def inject(
+    sandbox_id: SandboxIdOf,
+    body: InjectionAsked,
+    injection: Annotated[Injection, Depends(_injection)],
+) -> Response:
+    """What a sandbox's rules put into one of its requests."""
+    found = await injection.headers(sandbox_id, body.generation, body.host)
+    return json_response({"headers": found})
 
 
 async def _nodes(request: Request) -> Nodes:

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from alcove.control.errors import InvalidRequestError
+from alcove.control.sandboxes.rules import read_rules
 from alcove.wire.egress import EVERYTHING, REFUSED_NETWORKS, EgressPolicy
 from alcove.wire.hosts import GUEST_PORT
 
@@ -43,9 +44,8 @@ class Network:
 def read_network(network: Mapping[str, Any] | None, allow_internet: bool | None) -> Network:
     """Raises InvalidRequestError for what is malformed and for what this version cannot do."""
     given = {name: value for name, value in (network or {}).items() if value is not None}
-    for name in ("rules", "egressProxy"):
-        if given.get(name):
-            raise _not_yet(name)
+    if given.get("egressProxy"):
+        raise _not_yet("egressProxy")
     mask = given.get("maskRequestHost")
     if mask is not None:
         _check_mask(mask)
@@ -85,7 +85,13 @@ def _read_policy(given: Mapping[str, Any], allow_internet: bool | None) -> Egres
         deny=_ipv4(denied),
         domains=tuple(sorted(set(domains))),
         dns_servers=_read_dns_servers(given.get("dnsServers")),
+        intercepted=_intercepted(given.get("rules")),
     )
+
+
+def _intercepted(rules: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A rule that puts nothing in leaves its domain alone."""
+    return tuple(sorted(rule.domain for rule in read_rules(rules) if rule.headers))
 
 
 def _ipv4(networks: list[IPv4Network | IPv6Network]) -> tuple[str, ...]:

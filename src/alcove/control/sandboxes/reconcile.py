@@ -32,6 +32,7 @@ from alcove.control.sandboxes.resumes import Resumes
 from alcove.control.sandboxes.service import Sandboxes
 from alcove.control.sandboxes.states import ALIVE, IdleAction, State
 from alcove.control.sandboxes.store import Sandbox
+from alcove.control.secrets import use_store
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxReport
 from alcove.wire.states import NodeSandboxState, StopReason
@@ -124,6 +125,7 @@ class SandboxReconciler:
         for purge, before in (
             (marks.purge, now - _KEEP_STOPPED_US),
             (events.purge, now - self._keep_events_us),
+            (use_store.purge, now - self._keep_events_us),
         ):
             gone = _PURGE_BATCH
             while gone == _PURGE_BATCH:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from alcove.control.api import (
@@ -21,6 +21,7 @@ from alcove.control.clock import rfc3339
 from alcove.control.secrets import schemas
 from alcove.control.secrets.service import Secrets
 from alcove.control.secrets.store import Secret
+from alcove.control.secrets.use_store import Use
 from alcove.control.teams.auth import CallerOf
 
 router = APIRouter(tags=["secrets"])
@@ -81,11 +82,74 @@ async def delete_secret(caller: CallerOf, secrets: SecretsService, secret_id: Se
     return Response(status_code=204)
 
 
+@router.get(
+    "/v1/secret-uses", response_model=list[schemas.SecretUse], responses=errors(), tags=["v1"]
+)
+async def list_secret_uses(
+    caller: CallerOf,
+    secrets: SecretsService,
+    *,
+    secret_id: Annotated[str | None, Query(alias="secretID", max_length=40)] = None,
+    sandbox_id: Annotated[str | None, Query(alias="sandboxID", max_length=64)] = None,
+    limit: Limit = 100,
+    next_token: NextToken = "",
+) -> Response:
+    """Which secrets left in whose requests, to which hosts: newest first, a row a minute."""
+    after = _read_use_cursor(next_token) if next_token else None
+    found = await secrets.uses(
+        caller, secret_id=secret_id, sandbox_id=sandbox_id, after=after, limit=limit + 1
+    )
+    headers = {}
+    if len(found) > limit:
+        found = found[:limit]
+        headers[NEXT_TOKEN_HEADER] = _use_cursor(found[-1])
+    return json_response([_shown_use(use) for use in found], headers=headers)
+
+
+def _use_cursor(use: Use) -> str:
+    # In hexadecimal: a host name may have in it what separates the parts.
+    return encode_cursor(
+        use.minute, use.secret_id, use.version, use.sandbox_id, use.domain.encode().hex()
+    )
+
+
+def _read_use_cursor(token: str) -> tuple[int, str, int, str, str]:
+    at, secret_id, version, sandbox_id, domain = decode_cursor(token, 5)
+    try:
+        host = bytes.fromhex(domain).decode()
+    except ValueError:
+        raise invalid_cursor() from None
+    return _number(at), _plain(secret_id), _number(version), _plain(sandbox_id), _plain(host)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= MAX_INT64):
+        raise invalid_cursor()
+    return int(text)
+
+
+def _plain(text: str) -> str:
+    if "\x00" in text:
+        raise invalid_cursor()
+    return text
+
+
+def _shown_use(use: Use) -> dict[str, Any]:
+    return {
+        "secretID": use.secret_id,
+        "name": use.name,
+        "version": use.version,
+        "sandboxID": use.sandbox_id,
+        "domain": use.domain,
+        "minute": rfc3339(use.minute),
+        "count": use.count,
+        "lastAt": rfc3339(use.last_at),
+    }
+
+
 def _read_cursor(token: str) -> tuple[int, str]:
     at, last = decode_cursor(token, 2)
-    if not (at.isascii() and at.isdecimal() and int(at) <= MAX_INT64) or "\x00" in last:
-        raise invalid_cursor()
-    return int(at), last
+    return _number(at), _plain(last)
 
 
 def _shown(secret: Secret) -> dict[str, Any]:

@@ -55,3 +55,16 @@ class Secret(BaseModel):
     metadata: dict[str, str]
     createdAt: str
     updatedAt: str
+
+
+class SecretUse(BaseModel):
+    """What one sandbox did with one version of a secret, for one host, within a minute."""
+
+    secretID: str
+    name: str
+    version: int
+    sandboxID: str
+    domain: str
+    minute: str
+    count: int
+    lastAt: str

@@ -1,4 +1,4 @@
-"""Secrets of a team: made, given new values, listed, destroyed. What reads values is not here."""
+"""Secrets of a team: made, listed, destroyed, and read for what leaves its sandboxes."""
 
 import secrets as random
 from collections.abc import Callable, Mapping
@@ -6,13 +6,21 @@ from dataclasses import replace
 
 from alcove.control.clock import now_us
 from alcove.control.db import Database, Tx
-from alcove.control.errors import ConflictError, InvalidRequestError, NotFoundError
-from alcove.control.secrets import store
-from alcove.control.secrets.sealing import Sealer
+from alcove.control.errors import (
+    NO_RETRY,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
+from alcove.control.secrets import store, use_store
+from alcove.control.secrets.sealing import CannotOpenError, Sealer
 from alcove.control.secrets.store import Secret
+from alcove.control.secrets.use_store import MINUTE_US, Use
 from alcove.control.teams import store as teams
 from alcove.control.teams.service import Caller
 from alcove.wire.errors import ErrorCode
+from alcove.wire.ids import TeamId
 
 ID_PREFIX = "sec_"
 MAX_SECRETS = 1000
@@ -88,6 +96,62 @@ class Secrets:
         """All versions of it are gone."""
         async with self._db.transaction() as tx:
             await store.delete_secret(tx, await self._find(tx, caller, selector))
+
+    async def read(
+        self, tx: Tx, team_id: TeamId, name: str, *, sandbox_id: str, domain: str
+    ) -> str:
+        """The value, for a request of the sandbox to the host `domain`; the use is written down.
+
+        The caller's transaction must be committed before the value goes anywhere. Raises
+        NotFoundError, UnavailableError.
+        """
+        # Two uses at once must not both begin the minute.
+        await teams.lock_team(tx, team_id)
+        secret = await store.find(tx, team_id, name=name.lower())
+        if secret is None:
+            raise NotFoundError(f"Secret '{name}' not found")
+        sealed = await store.find_sealed(tx, secret)
+        try:
+            value = self._sealer.open(sealed or b"", secret.id, secret.current_version)
+        except CannotOpenError as error:
+            raise UnavailableError(
+                f"Secret '{name}' cannot be opened; give it a new value",
+                headers=NO_RETRY,
+                detail=str(error),
+            ) from error
+        now = self._clock()
+        use = Use(
+            secret_id=secret.id,
+            version=secret.current_version,
+            sandbox_id=sandbox_id,
+            domain=domain,
+            minute=now - now % MINUTE_US,
+            team_id=team_id,
+            name=secret.name,
+            count=1,
+            last_at=now,
+        )
+        await use_store.note(tx, use)
+        return value
+
+    async def uses(
+        self,
+        caller: Caller,
+        *,
+        secret_id: str | None,
+        sandbox_id: str | None,
+        after: tuple[int, str, int, str, str] | None,
+        limit: int,
+    ) -> list[Use]:
+        async with self._db.reading() as tx:
+            return await use_store.page(
+                tx,
+                caller.team_id,
+                secret_id=secret_id,
+                sandbox_id=sandbox_id,
+                after=after,
+                limit=limit,
+            )
 
     async def _find(self, tx: Tx, caller: Caller, selector: str) -> Secret:
         if selector.startswith(ID_PREFIX):

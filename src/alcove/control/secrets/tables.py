@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ForeignKey,
+    Index,
     LargeBinary,
     String,
     Table,
@@ -34,3 +35,20 @@ secret_versions = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
+
+secret_uses = Table(
+    "secret_uses",
+    metadata,
+    Column("secret_id", String(40), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("sandbox_id", String(64), primary_key=True),
+    Column("domain", String(253), primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("team_id", String(36), ForeignKey("teams.id"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Index("ix_secret_uses_team_id_minute", "team_id", "minute"),
+)
+"""Who used which version of which secret, for which host: a row a minute, so that a million
+requests are no million rows. It outlives secret and sandbox."""

@@ -1,10 +1,13 @@
 """One connection of a sandbox through the gate.
 
-    PEEKING ──name allowed──▶ DIALLING ──connected──▶ PASSING ──▶ closed
+    PEEKING ──name or address allowed──▶ DIALLING ──connected──▶ PASSING ──▶ closed
+       │                     └── a rule is for the name ──▶ HANDED OVER ──▶ closed
        └── late · too long · no name · refused ─────────▶ reset
 
-TLS passes unread once its server name is known. HTTP is read all the way: each request that follows
-must be for the same host. What a change of the policy no longer allows is cut.
+What is allowed by its name is dialled by its name, what is allowed by its address where it wanted
+to go. TLS passes unread once its server name is known, or is handed over to the interceptor. HTTP
+that is allowed by name only is read all the way: each request that follows must be for the same
+host. What a change of the policy no longer allows is cut.
 """
 
 import asyncio
@@ -14,13 +17,16 @@ import struct
 from dataclasses import dataclass
 
 from alcove.node.gate import peek
-from alcove.node.gate.lookup import Lookup, NotFoundError
+from alcove.node.gate.handover import Handover
+from alcove.node.gate.lookup import Lookup, NotFoundError, may_be_reached
 from alcove.node.gate.peek import Kind, Requests, Switched, UnnamedError
 from alcove.node.splice import Splice
 from alcove.wire.egress import EgressPolicy
 
 _PEEK_MAX_BYTES = 16 * 1024
 _PEEK_S = 10.0
+_SERVER_FIRST_S = 0.5
+"""Who may go on whatever he says has said nothing for so long: he waits for the server."""
 _DIAL_S = 5.0
 _DIALLED = 4
 """Addresses of a name that are tried."""
@@ -43,51 +49,96 @@ class Passage:
     client: socket.socket
     policy: EgressPolicy
     lookup: Lookup
+    handover: Handover
     name: str | None = None
+    address: str = ""
+    """Where the guest wanted to go, before the packet rules sent it here."""
+    port: int = 0
+    intercepted: bool = False
 
     async def run(self) -> None:
         """Carry the connection from its first byte to its last. Raises RefusedError, OSError."""
         try:
+            self.address, self.port = _asked_for(self.client)
             early, kind = await self._peek()
-            server = await self._dial(_asked_port(self.client))
+            if self.intercepted:
+                await self.handover.carry(self.client, str(self.name), self.port, early, self._dial)
+                return
+            server = await self._dial()
         except (RefusedError, UnnamedError, NotFoundError, TimeoutError) as error:
             reset(self.client)
             raise RefusedError(str(error) or "it said nothing in time") from error
-        if kind is Kind.TLS:
-            await self._splice(server, early)
-        else:
+        if kind is Kind.HTTP and not self._allowed_by_address(self.policy):
             await _Relay(self.client, server).run(early)
+        else:
+            await self._splice(server, early)
+
+    def still_allowed(self, policy: EgressPolicy) -> bool:
+        """Whether it may go on as it does, under another policy than that it came by."""
+        if self.intercepted != (policy.intercepts(self.name) if self.name else self.intercepted):
+            return False
+        return self._allowed_by_address(policy) or (
+            # One without a name yet may have been read by the old policy.
+            self.name is not None and policy.allows_name(self.name)
+        )
+
+    def _allowed_by_address(self, policy: EgressPolicy) -> bool:
+        return bool(self.address) and policy.allows_address(self.address)
 
     async def _peek(self) -> tuple[bytes, Kind]:
+        """What came first, read until it is known what is to become of it."""
+        data = bytearray()
+        whatever = self._allowed_by_address(self.policy)
+        try:
+            async with asyncio.timeout(_SERVER_FIRST_S if whatever else _PEEK_S) as limit:
+                kind = await self._read_name(data, limit)
+        except (UnnamedError, RefusedError, TimeoutError):
+            if not whatever:
+                raise
+            kind = Kind.OTHER
+        return bytes(data), kind
+
+    async def _read_name(self, data: bytearray, limit: asyncio.Timeout) -> Kind:
+        """Read into `data` until there is a name, and judge it."""
         loop = asyncio.get_running_loop()
-        data = b""
-        async with asyncio.timeout(_PEEK_S):
-            while len(data) < _PEEK_MAX_BYTES:
-                piece = await loop.sock_recv(self.client, _PEEK_MAX_BYTES - len(data))
-                if not piece:
-                    raise RefusedError("it ended before it said whom it wants")
-                data += piece
-                kind, name = _read(data)
-                if name is not None:
-                    self._judge(name)
-                    return data, kind
+        until = loop.time() + _PEEK_S
+        while len(data) < _PEEK_MAX_BYTES:
+            piece = await loop.sock_recv(self.client, _PEEK_MAX_BYTES - len(data))
+            if not piece:
+                raise RefusedError("it ended before it said whom it wants")
+            limit.reschedule(until)
+            data += piece
+            kind, name = _read(bytes(data))
+            if name is not None:
+                self._judge(name, kind)
+                return kind
         raise RefusedError("its first request is too long")
 
-    def _judge(self, name: str) -> None:
-        if not self.policy.allows_name(name):
+    def _judge(self, name: str, kind: Kind) -> None:
+        if not (self.policy.allows_name(name) or self._allowed_by_address(self.policy)):
             raise RefusedError(f"{name!r} is not among the allowed domains")
         self.name = name
+        self.intercepted = kind is Kind.TLS and self.policy.intercepts(name)
 
-    async def _dial(self, port: int) -> socket.socket:
+    async def _targets(self) -> list[str]:
+        """The addresses to dial. Raises NotFoundError, RefusedError."""
+        by_name = self.name is not None and self.policy.allows_name(self.name)
+        if not by_name and not self.intercepted:
+            return [self.address] if may_be_reached(self.address) else []
         assert self.name is not None
+        found = await self.lookup.addresses(self.name, self.policy)
+        return found if by_name else [one for one in found if self.policy.allows_address(one)]
+
+    async def _dial(self) -> socket.socket:
+        """A connection to whom the guest wants. Raises NotFoundError, RefusedError."""
         loop = asyncio.get_running_loop()
-        failure: Exception = NotFoundError(f"{self.name} leads nowhere")
-        for address in (await self.lookup.addresses(self.name, self.policy))[:_DIALLED]:
+        failure: Exception = NotFoundError("it leads nowhere that is allowed")
+        for address in (await self._targets())[:_DIALLED]:
             server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             server.setblocking(False)
             try:
                 async with asyncio.timeout(_DIAL_S):
-                    await loop.sock_connect(server, (address, port))
+                    await loop.sock_connect(server, (address, self.port))
             except (OSError, TimeoutError) as error:
                 server.close()
                 failure = error
@@ -97,7 +148,8 @@ class Passage:
             else:
                 tune(server)
                 return server
-        raise RefusedError(f"{self.name} cannot be connected to: {failure}") from failure
+        whom = self.name or self.address
+        raise RefusedError(f"{whom} cannot be connected to: {failure}") from failure
 
     async def _splice(self, server: socket.socket, early: bytes) -> None:
         ended = asyncio.Event()
@@ -197,8 +249,8 @@ def _read(data: bytes) -> tuple[Kind, str | None]:
     return kind, requests.host
 
 
-def _asked_port(client: socket.socket) -> int:
-    """Where the guest wanted to go, before the packet rules sent it here."""
+def _asked_for(client: socket.socket) -> tuple[str, int]:
+    """Where the guest wanted to go, before the packet rules sent it here: address and port."""
     original = client.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, _ADDRESS.size)
-    port: int = _ADDRESS.unpack(original)[0]
-    return port
+    port, address = _ADDRESS.unpack(original)
+    return socket.inet_ntoa(address), port

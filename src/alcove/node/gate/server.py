@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from alcove.concurrency import spawn
+from alcove.node.gate.handover import Handover
 from alcove.node.gate.lookup import Lookup
 from alcove.node.gate.names import NameServer
 from alcove.node.gate.passage import Passage, RefusedError, reset, tune
@@ -53,8 +54,10 @@ class Doors:
 
 
 class Gate:
-    def __init__(self, policies: Policies, lookup: Lookup) -> None:
+    def __init__(self, policies: Policies, lookup: Lookup, interceptor: Path) -> None:
+        """`interceptor`: the socket on which it takes connections over."""
         self._policies = policies
+        self._interceptor = interceptor
         self._lookup = lookup
         self._names = NameServer(policies, lookup)
         self._open: dict[int, dict[Passage, asyncio.Task[None]]] = {}
@@ -72,8 +75,7 @@ class Gate:
         """Cut what the slot's policy does not allow any more."""
         policy = self._policies.of(slot)
         for passage, task in list(self._open.get(slot, {}).items()):
-            # One without a name yet may have been read by the old policy.
-            if passage.name is None or not (policy.is_default or policy.allows_name(passage.name)):
+            if not passage.still_allowed(policy):
                 task.cancel()
 
     async def _accept(self, door: socket.socket) -> None:
@@ -92,7 +94,8 @@ class Gate:
                 continue
             client.setblocking(False)
             tune(client)
-            passage = Passage(client, self._policies.of(slot), self._lookup)
+            handover = Handover(self._interceptor, slot)
+            passage = Passage(client, self._policies.of(slot), self._lookup, handover)
             task = spawn(self._pass(slot, passage), name=f"passage of slot {slot}")
             self._open.setdefault(slot, {})[passage] = task
             task.add_done_callback(functools.partial(self._closed, slot, passage))

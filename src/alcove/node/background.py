@@ -1,0 +1,32 @@
+"""How our own daemons leave whoever started them, and their privileges."""
+
+import os
+from pathlib import Path
+
+_LOG_MAX_BYTES = 1 << 20
+
+
+def go(pid_file: Path, log: Path) -> None:
+    """To the background, as a daemon does; what is bound and open stays so.
+
+    The doors are open, so whoever started it may go on when this returns to the parent.
+    """
+    if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
+        log.unlink()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    draft = pid_file.with_suffix(".tmp")
+    draft.write_text(f"{os.getpid()}\n")
+    draft.replace(pid_file)
+    for target, source in ((0, nothing), (1, output), (2, output)):
+        os.dup2(source, target)
+
+
+def become(user_id: int, group_id: int) -> None:
+    """Give up root for good."""
+    os.setgroups([])
+    os.setgid(group_id)
+    os.setuid(user_id)

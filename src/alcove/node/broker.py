@@ -1,0 +1,81 @@
+"""Where the interceptor asks what a request gets; the node asks control (its words, unchanged).
+
+The interceptor knows a slot and a host, no sandbox and no key: whose slot it is says the node.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+
+from alcove.node.interceptor import USER
+from alcove.wire.node import SandboxSpec
+
+_log = structlog.get_logger()
+
+_MAX_BYTES = 8192
+_ASK_S = 10.0
+_LATER = "what is to be put into the request cannot be looked up at the moment; try again"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Where control is, and how it knows us."""
+
+    url: str
+    token: str
+
+
+class Broker:
+    def __init__(
+        self, path: Path, control: Control, spec_of: Callable[[int], SandboxSpec | None]
+    ) -> None:
+        """`spec_of`: the sandbox that has a slot; None: none that runs."""
+        self._path = path
+        self._control = control
+        self._spec_of = spec_of
+
+    async def run(self) -> None:
+        """Answer, for ever."""
+        self._path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._serve, self._path, limit=_MAX_BYTES)
+        os.chown(self._path, USER, USER)
+        self._path.chmod(0o600)
+        headers = {"Authorization": f"Bearer {self._control.token}"}
+        async with aiohttp.ClientSession(headers=headers) as self._session, server:
+            await server.serve_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                answer = await self._answer(json.loads(line))
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("broker.failed", error=type(error).__name__)
+        finally:
+            writer.close()
+
+    async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        spec = self._spec_of(int(asked["slot"]))
+        host = str(asked["host"])
+        if spec is None or not spec.policy.intercepts(host):
+            return {"error": f"no rule of the sandbox is for {host}"}
+        url = f"{self._control.url}/internal/sandboxes/{spec.sandbox_id}/injection"
+        body = {"generation": spec.generation, "host": host}
+        try:
+            timeout = aiohttp.ClientTimeout(total=_ASK_S)
+            async with self._session.post(url, json=body, timeout=timeout) as answer:
+                told: dict[str, Any] = await answer.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            _log.warning("broker.control_away", error=str(error) or type(error).__name__)
+            return {"error": _LATER}
+        if answer.status == 200:
+            return {"headers": told["headers"]}
+        return {"error": str(told.get("message", _LATER))}
