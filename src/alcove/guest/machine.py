@@ -176,6 +176,9 @@ class Machine:
                 known = [one for one in _CERTIFICATE.findall(before) if one not in certificates]
                 for number, certificate in enumerate(certificates, 1):
                     self._write(f"{_CA_SOURCES}/alcove-{number}.crt", f"{certificate}\n")
+                for number in range(len(certificates) + 1, len(certificates) + len(known) + 1):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{self._root}{_CA_SOURCES}/alcove-{number}.crt")
                 for path in found:
                     self._exchange(path, known, certificates)
                 # Last, as the sign that all is done: a template's sandboxes need not look again.

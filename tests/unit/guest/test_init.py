@@ -143,6 +143,20 @@ def test_certificates_extend_the_trust_store_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in sources.iterdir()) == ["alcove-1.crt", "alcove-2.crt"]
 
 
+def test_certificates_of_an_earlier_life_are_trusted_no_more(tmp_path: Path) -> None:
+    bundle = tmp_path / "etc/ssl/certs/ca-certificates.crt"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_text(certificate("old") + "\n")
+    machine = Machine(str(tmp_path))
+    machine.trust(certificate("A") + certificate("B"))
+    machine.trust(certificate("A") + certificate("C") + certificate("D"))
+    assert bundle.read_text().count("BEGIN") == 4
+    machine.trust(certificate("C"))
+    assert bundle.read_text() == certificate("old") + "\n" + certificate("C") + "\n"
+    sources = tmp_path / "usr/local/share/ca-certificates"
+    assert [path.name for path in sources.iterdir()] == ["alcove-1.crt"]
+
+
 def test_a_trust_store_that_could_not_be_extended_is_extended_later(tmp_path: Path) -> None:
     bundle = tmp_path / "etc/ssl/certs/ca-certificates.crt"
     bundle.mkdir(parents=True)  # cannot be read as a file

@@ -80,3 +80,20 @@ def test_a_policy_survives_its_journey_and_its_digest_is_its_own() -> None:
 def test_what_is_no_policy_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         EgressPolicy.from_json(data)
+
+
+def test_addresses_are_judged_as_the_packet_rules_do() -> None:
+    policy = EgressPolicy(allow=("9.9.9.9/32",), deny=("9.9.9.0/24",))
+    assert policy.allows_address("9.9.9.9")
+    assert not policy.allows_address("9.9.9.8")
+    assert policy.allows_address("8.8.8.8")
+    assert not EgressPolicy(deny=("0.0.0.0/0",), domains=("a.b",)).allows_address("8.8.8.8")
+
+
+def test_interception_is_part_of_the_policy_and_opens_nothing() -> None:
+    policy = EgressPolicy(deny=("0.0.0.0/0",), intercepted=("*.a.b",))
+    assert policy.intercepts("x.a.b")
+    assert not policy.intercepts("a.b")
+    assert not policy.allows_name("x.a.b")
+    assert EgressPolicy.from_json(policy.to_json()) == policy
+    assert policy.digest() != EgressPolicy(deny=("0.0.0.0/0",)).digest()
