@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from alcove.node import pidfd
-from alcove.node.run import run
+from alcove.node.run import detach
 
 _log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Daemon:
             return
         await self.stop()
         self._pid_file.parent.mkdir(parents=True, exist_ok=True)
-        await run(self._argv)
+        await detach(self._argv)
         if (pid := self._alive()) is not None:
             await _reap_forerunner(pid)
 

@@ -3,10 +3,13 @@
 import asyncio
 import shlex
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_WORDS_MAX_BYTES = 64 * 1024
 
 
 class CommandError(Exception):
@@ -63,6 +66,31 @@ async def run(
     if check and output.exit_code != 0:
         raise CommandError(argv, output.exit_code, output.stderr or output.stdout)
     return output
+
+
+async def detach(argv: list[str], *, timeout_s: float = 60.0) -> None:
+    """Run a command that goes to the background by itself; return when it has.
+
+    Its words go to a file: the end of a pipe would be waited for as long as any process has it
+    open that was started in the same moment. Raises CommandError as `run` does.
+    """
+    with tempfile.TemporaryFile() as words:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=subprocess.DEVNULL, stdout=words, stderr=words
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+        except TimeoutError as error:
+            raise CommandError(argv, -1, f"no end after {timeout_s:g} s") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
+        if process.returncode:
+            words.seek(0)
+            said = words.read(_WORDS_MAX_BYTES).decode(errors="replace")
+            raise CommandError(argv, process.returncode, said)
 
 
 async def follow(
