@@ -29,6 +29,7 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("GET", "/internal/routes/{sandbox_id}"): Access.CLUSTER,
     ("GET", "/internal/status"): Access.CLUSTER,
     ("POST", "/internal/sandboxes/{sandbox_id}/wake"): Access.CLUSTER,
+    ("POST", "/internal/sandboxes/{sandbox_id}/injection"): Access.CLUSTER,
     ("POST", "/v2/sandboxes"): Access.TEAM,
     ("POST", "/sandboxes"): Access.TEAM,
     ("GET", "/v2/sandboxes"): Access.TEAM,
@@ -101,6 +102,7 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("GET", "/secrets/{secret_id}"): Access.TEAM,
     ("POST", "/secrets/{secret_id}"): Access.TEAM,
     ("DELETE", "/secrets/{secret_id}"): Access.TEAM,
+    ("GET", "/v1/secret-uses"): Access.TEAM,
 }
 # These have a token of each volume: test_control_volumes.py tries others.
 CONTENT = {

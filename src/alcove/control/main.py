@@ -173,7 +173,6 @@ def _assemble(
     settings: Settings, node: NodeClient | None, clock: Callable[[], int], checkpoint: Checkpoint
 ) -> Parts:
     key = cluster_key(settings.data_dir)
-    node = node or HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     context = _context(settings, node, key, clock, checkpoint)
     db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
     builds, volumes, secrets = _keepers(settings, context, key)
@@ -293,12 +292,13 @@ def _retention(settings: Settings, context: Context, sandboxes: Sandboxes) -> Re
 
 def _context(
     settings: Settings,
-    node: NodeClient,
+    node: NodeClient | None,
     key: str,
     clock: Callable[[], int],
     checkpoint: Checkpoint,
 ) -> Context:
     db = Database(settings.database())
+    node = node or HttpNode(settings.node_url, key, start_timeout_s=settings.start_timeout_s)
     nodes = Nodes(node, settings.node_ingress)
     return Context(
         db=db,
