@@ -136,6 +136,7 @@ async def call(
     path = path.replace("{sandbox_id}", sandbox_id).replace("{key_id}", key_id)
     path = path.replace("{build_id}", UUID)
     body = {"templateID": "base", "name": "x", "timeout": 60, "checkpoint": UUID, "code": "1"}
+    body |= {"generation": 1, "host": "a.example"}
     answer = await world.http.request(
         method, path, json=None if method in {"GET", "DELETE"} else body, headers=headers
     )
@@ -157,7 +158,8 @@ def test_every_route_is_in_the_matrix(in_world: InWorld) -> None:
 
 def test_the_matrix_holds(in_world: InWorld) -> None:
     async def scenario(world: World) -> None:
-        sandbox_id = await world.create()
+        rules = {"a.example": [{"transform": {"headers": {"a": "b"}}}]}
+        sandbox_id = await world.create(network={"rules": rules})
         [key] = (await world.http.get("/api-keys")).json()
         foreign = await world.other_team()
         nobody = [
