@@ -200,7 +200,7 @@ def _assemble(
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
         sandbox_reconciler=_reconciler(settings, context, (sandboxes, pauses, resumes, reach)),
-        template_reconciler=TemplateReconciler(db, nodes, clock),
+        template_reconciler=TemplateReconciler(db, nodes, builds.logs, clock),
         build_reconciler=BuildReconciler(db, nodes, builds, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
         volume_reconciler=VolumeReconciler(db, volumes, clock),

@@ -19,6 +19,7 @@ import structlog
 
 from alcove.concurrency import spawn
 from alcove.node import agent_bundle
+from alcove.node.build_log import BuildLog
 from alcove.node.building.builder import Built, StepFailedError
 from alcove.node.building.making import Maker, Means
 from alcove.node.building.registries import Credentials
@@ -29,7 +30,6 @@ from alcove.node.events import Events
 from alcove.node.finalize import BuildFailedError, Finalizer
 from alcove.node.guest_client import GuestError
 from alcove.node.image_records import ImageRecord, ImageRecords
-from alcove.node.logs import SandboxLog
 from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
@@ -96,7 +96,7 @@ class Images:
         self._with = workshop
         self._now = now
         self._records = ImageRecords(data_dir)
-        self._logs: dict[BuildId, SandboxLog] = {}
+        self._logs: dict[BuildId, BuildLog] = {}
         self._tasks: dict[BuildId, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
         self._maker = workshop.maker()
@@ -193,7 +193,8 @@ class Images:
         """Log entries of a build with a number above `after`. Raises NotHereError."""
         if self._records.get(build_id) is None:
             raise NotHereError(f"there is no build {build_id} on this node")
-        return self._log_of(build_id).after(after)
+        log = self._logs.get(build_id) or BuildLog(self._records.directory(build_id))
+        return log.after(after)
 
     async def collect(self, in_use: set[BuildId], origins: Iterable[Origin]) -> None:
         """Remove builds that nothing can come of, and what nothing refers to any more.
@@ -346,6 +347,8 @@ class Images:
         self._with.events.emit("image.failed", build_id, reason=reason)
 
     def _end(self, record: ImageRecord, state: BuildState, reason: str = "") -> None:
+        if (log := self._logs.pop(record.spec.build_id, None)) is not None:
+            log.finish()
         record = record.with_(state=state, reason=reason, finished_at=self._now())
         self._records.write(record)
         if state is BuildState.ERROR:
@@ -355,9 +358,9 @@ class Images:
     def _say(self, build_id: BuildId, message: str, step: str = "base") -> None:
         self._log_of(build_id).add(self._now(), "info", message, step=step)
 
-    def _log_of(self, build_id: BuildId) -> SandboxLog:
+    def _log_of(self, build_id: BuildId) -> BuildLog:
         if build_id not in self._logs:
-            self._logs[build_id] = SandboxLog(self._records.directory(build_id))
+            self._logs[build_id] = BuildLog(self._records.directory(build_id))
         return self._logs[build_id]
 
     def _driver_text(self) -> str:
@@ -387,7 +390,7 @@ class Images:
             disk_mib=spec.disk_mib,
             agent_version=record.agent_version,
             reason=record.reason,
-            progress=record.progress(self._log_of(spec.build_id).latest),
+            progress=record.progress(lambda: self._log_of(spec.build_id).latest()),
             finished_at=record.finished_at,
             rootfs_bytes=record.rootfs_bytes,
             snapshot_bytes=record.snapshot_bytes,

@@ -42,6 +42,11 @@ from alcove.wire.node import (
 from alcove.wire.states import BuildState, NodeSandboxState, StopReason
 
 _MIB = 1024 * 1024
+_LOG_PAGE = 1000
+_LINES = [
+    LogEntry(number, 1000.0 + number, "info", f"{step} done", {"step": step})
+    for number, step in enumerate(("packages", "provision", "snapshot"), start=1)
+]
 
 
 class FakeNode:
@@ -53,6 +58,8 @@ class FakeNode:
         self.built: dict[BuildId, ImageReport] = {}
         self.registries: dict[BuildId, dict[str, str] | None] = {}
         self.plans: dict[BuildId, dict[str, Any]] = {}
+        self.lines: dict[BuildId, list[LogEntry]] = {}
+        """What builds have printed, if it is not the usual."""
         self.saved: dict[SnapshotId, SnapshotReport] = {}
         self.volumes: dict[VolumeId, VolumeReport] = {}
         self.contents: list[tuple[str, VolumeId, str, str, bytes]] = []
@@ -204,12 +211,7 @@ class FakeNode:
         await self._enter("image_logs")
         if build_id not in self.built:
             return []
-        steps = ("packages", "provision", "snapshot")
-        entries = [
-            LogEntry(number, 1000.0 + number, "info", f"{step} done", {"step": step})
-            for number, step in enumerate(steps, start=1)
-        ]
-        return [entry for entry in entries if entry.sequence > after]
+        return self.lines.get(build_id, _LINES)[after : after + _LOG_PAGE]
 
     async def ensure_volume(self, spec: VolumeSpec) -> VolumeReport:
         await self._enter("ensure_volume")

@@ -39,11 +39,16 @@ _NEVER_STARTED = "it was asked for and not started for a day"
 
 class BuildReconciler:
     def __init__(
-        self, db: Database, nodes: Nodes, builds: Builds, clock: Callable[[], int] = now_us
+        self,
+        db: Database,
+        nodes: Nodes,
+        builds: Builds,
+        clock: Callable[[], int] = now_us,
     ) -> None:
         self._db = db
         self._nodes = nodes
         self._builds = builds
+        self._logs = builds.logs
         self._clock = clock
 
     async def step(self) -> None:
@@ -82,7 +87,10 @@ class BuildReconciler:
         for image in images.values():
             # Cancelled here, and the machine has not heard of it.
             under_way = image.planned and image.state in _UNDER_WAY
-            if under_way and image.build_id not in wanted and await self._ended(image.build_id):
+            if not under_way or image.build_id in wanted:
+                continue
+            if (ended := await self._ended(image.build_id)) is not None:
+                await self._logs.gather(ended)
                 await node.client.delete_image(image.build_id)
 
     async def _compare(self, node: Node, build: Build, image: ImageReport | None) -> None:
@@ -103,8 +111,11 @@ class BuildReconciler:
             await self._end(build, OTHER_DRIVER, "")
         elif image.state is BuildState.READY and build.state is BuildState.BUILDING:
             await self._finish(build, image)
+        elif build.state is BuildState.BUILDING:
+            await self._logs.gather(build)
 
     async def _finish(self, build: Build, image: ImageReport) -> None:
+        await self._logs.gather(build)
         async with self._db.transaction() as tx:
             if not await store.finish_build(tx, build, image, at=self._clock()):
                 return
@@ -113,6 +124,7 @@ class BuildReconciler:
         _log.info("build.finished", build_id=build.id, template_id=build.template_id)
 
     async def _end(self, build: Build, reason: str, failed_step: str) -> None:
+        await self._logs.gather(build)
         async with self._db.transaction() as tx:
             if not await store.change_state(
                 tx,
@@ -127,10 +139,11 @@ class BuildReconciler:
         self._builds.credentials.pop(build.id, None)
         _log.info("build.failed", build_id=build.id, step=failed_step, why=reason[:500])
 
-    async def _ended(self, build_id: BuildId) -> bool:
+    async def _ended(self, build_id: BuildId) -> Build | None:
+        """The build, if its end is written down."""
         async with self._db.reading() as tx:
             found = await build_store.find(tx, build_id)
-        return found is not None and found.state is BuildState.ERROR
+        return found if found is not None and found.state is BuildState.ERROR else None
 
     async def _remove_strangers(self, node: Node) -> None:
         before = self._clock() - _STRANGER_AGE_US

@@ -13,6 +13,7 @@ from alcove.control.templates import store
 from alcove.control.templates.store import Build, Template
 from alcove.control.templates.tables import (
     template_aliases,
+    template_build_logs,
     template_build_plans,
     template_builds,
     template_tag_assignments,
@@ -237,7 +238,8 @@ async def delete_template(tx: Tx, template: Template) -> list[Build]:
     ids: Select[tuple[str]] = select(template_builds.c.id).where(of_it)
     for table in (_history, template_tags, template_aliases):
         await tx.execute(delete(table).where(table.c.template_id == template.id))
-    await tx.execute(delete(template_build_plans).where(template_build_plans.c.build_id.in_(ids)))
+    for owned_by_build in (template_build_plans, template_build_logs):
+        await tx.execute(delete(owned_by_build).where(owned_by_build.c.build_id.in_(ids)))
     await tx.execute(delete(template_builds).where(of_it))
     await tx.execute(delete(templates).where(templates.c.id == template.id))
     return builds

@@ -23,6 +23,7 @@ from alcove.control.nodes.service import Nodes
 from alcove.control.teams import store as teams
 from alcove.control.teams.service import Caller
 from alcove.control.templates import build_store, store
+from alcove.control.templates.build_logs import BuildLogs
 from alcove.control.templates.files import BuildFiles
 from alcove.control.templates.names import Name, read_name, wanted_tags
 from alcove.control.templates.service import Templates
@@ -91,6 +92,7 @@ class Builds:
         self._nodes = nodes
         self._templates = templates
         self.files = files
+        self.logs = BuildLogs(db, nodes)
         self.public_url = public_url
         """Where clients reach this API; empty: where they asked."""
         self._limits = limits

@@ -15,6 +15,7 @@ from alcove.control.nodes.client import NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.templates import store
 from alcove.control.templates.attempts import next_attempt
+from alcove.control.templates.build_logs import BuildLogs
 from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Template
 from alcove.wire.ids import NodeId, new_build_id, new_template_id
 from alcove.wire.node import ImageReport, ImageSpec, RecipeReport
@@ -28,9 +29,12 @@ OTHER_DRIVER = (
 
 
 class TemplateReconciler:
-    def __init__(self, db: Database, nodes: Nodes, clock: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self, db: Database, nodes: Nodes, logs: BuildLogs, clock: Callable[[], int] = now_us
+    ) -> None:
         self._db = db
         self._nodes = nodes
+        self._logs = logs
         self._clock = clock
 
     async def step(self) -> None:
@@ -105,6 +109,8 @@ class TemplateReconciler:
             image = await node.client.image(build.id)
             if image is None and build.state is not BuildState.READY:
                 image = await node.client.build(_spec(template, build))
+            if build.state is not BuildState.READY:
+                await self._logs.gather(build)
         except NodeError as error:
             _log.warning("build.unknown", build_id=build.id, why=str(error))
             return False

@@ -21,11 +21,11 @@ from alcove.control.api import (
     invalid_cursor,
     json_response,
 )
-from alcove.control.clock import from_seconds
 from alcove.control.errors import ForbiddenError
 from alcove.control.teams.auth import CallerOf
 from alcove.control.teams.service import Caller
 from alcove.control.templates import schemas, views
+from alcove.control.templates.build_logs import BuildLogs, Wanted
 from alcove.control.templates.service import Templates
 from alcove.control.templates.store import SNAPSHOT, TEMPLATE
 from alcove.wire.ids import BuildId, TemplateId
@@ -42,7 +42,13 @@ async def _templates(request: Request) -> Templates:
     return templates
 
 
+async def _logs(request: Request) -> BuildLogs:
+    logs: BuildLogs = request.app.state.builds.logs
+    return logs
+
+
 TemplatesService = Annotated[Templates, Depends(_templates)]
+LogsOf = Annotated[BuildLogs, Depends(_logs)]
 
 
 @router.get("/templates", response_model=list[schemas.Template], responses=errors(403))
@@ -153,20 +159,15 @@ async def build_status(
     template_id: Text,
     build_id: UUID,
     caller: CallerOf,
-    templates: TemplatesService,
+    logs: LogsOf,
     logs_offset: Annotated[int, Query(alias="logsOffset", ge=0, le=MAX_INT64)] = 0,
     limit: LogLimit = 100,
     level: LogLevel = LogLevel.DEBUG,
 ) -> Response:
-    """State of a build, and the log entries from `logsOffset` on."""
-    # Every entry counts at the lowest level: then the machine need not send what was seen.
-    after = logs_offset if level is LogLevel.DEBUG else 0
-    build, entries = await templates.build_log(
-        caller, TemplateId(template_id), BuildId(str(build_id)), after=after
-    )
-    admitted = [entry for entry in entries if level.admits(entry.level)]
-    skipped = logs_offset - after
-    return json_response(views.info_json(build, admitted[skipped : skipped + limit]))
+    """State of a build, and the log entries of a level past the first `logsOffset`."""
+    wanted = Wanted(level=level, skip=logs_offset, limit=limit)
+    build, lines = await logs.read(caller, TemplateId(template_id), BuildId(str(build_id)), wanted)
+    return json_response(views.info_json(build, lines))
 
 
 @router.get(
@@ -179,7 +180,7 @@ async def build_logs(
     template_id: Text,
     build_id: UUID,
     caller: CallerOf,
-    templates: TemplatesService,
+    logs: LogsOf,
     cursor: Annotated[int | None, Query(ge=0, le=MAX_INT64, description="Milliseconds.")] = None,
     limit: LogLimit = 100,
     direction: Direction = Direction.FORWARD,
@@ -187,18 +188,9 @@ async def build_logs(
     source: Literal["temporary", "persistent"] = "persistent",  # noqa: ARG001 - there is one source
 ) -> Response:
     """Log entries of a build from a moment on, in either direction."""
-    _, entries = await templates.build_log(caller, TemplateId(template_id), BuildId(str(build_id)))
-    forward = direction is Direction.FORWARD
-    admitted = [entry for entry in entries if level.admits(entry.level)]
-    if cursor is not None:
-        admitted = [
-            entry
-            for entry in admitted
-            if (from_seconds(entry.at) // 1000 >= cursor) == forward
-            or from_seconds(entry.at) // 1000 == cursor
-        ]
-    ordered = admitted if forward else admitted[::-1]
-    return json_response({"logs": [views.entry_json(entry) for entry in ordered[:limit]]})
+    wanted = Wanted(level=level, cursor_ms=cursor, direction=direction, limit=limit)
+    _, lines = await logs.read(caller, TemplateId(template_id), BuildId(str(build_id)), wanted)
+    return json_response({"logs": list(map(views.line_json, lines))})
 
 
 def _check_team(caller: Caller, team_id: str) -> None:

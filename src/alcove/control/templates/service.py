@@ -20,7 +20,6 @@ from alcove.control.templates.attempts import next_attempt
 from alcove.control.templates.store import DEFAULT_TAG, LATEST_BUILDS, Build, Named, Template
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, TemplateId
-from alcove.wire.node import LogEntry
 from alcove.wire.states import BuildState
 
 _NAME = re.compile(r"(?:([a-z0-9_-]+)/)?([a-z0-9_.-]+)(?::([a-z0-9_.-]+))?\Z")
@@ -166,32 +165,6 @@ class Templates:
             names = await store.aliases_of(tx, [template_id])
             found = await store.builds_of(tx, template_id, limit=limit, offset=offset)
         return template, names.get(template_id, []), found
-
-    async def build_log(
-        self, caller: Caller, template_id: TemplateId, build_id: BuildId, *, after: int = 0
-    ) -> tuple[Build, list[LogEntry]]:
-        """A build and its log entries, oldest first, those past the first `after`."""
-        async with self._db.reading() as tx:
-            await self._visible(tx, caller, template_id)
-            build = await store.find_build(tx, template_id, build_id)
-        if build is None:
-            raise NotFoundError(f"build '{build_id}' of template '{template_id}' not found")
-        return build, await self.log_of(build, after)
-
-    async def log_of(self, build: Build, after: int = 0) -> list[LogEntry]:
-        """What the machine says of a build; nothing while the machine is away."""
-        if not build.node_id:
-            return []
-        client = self._nodes.client(build.node_id)
-        entries: list[LogEntry] = []
-        try:
-            while page := await client.image_logs(
-                build.id, entries[-1].sequence if entries else after
-            ):
-                entries += page
-        except NodeError:
-            return []
-        return entries
 
     async def shipped(self) -> list[Shipped]:
         """How it goes with the templates that ship with Alcove, whether or not a node is there."""

@@ -102,3 +102,16 @@ template_tag_assignments = Table(
     Index(None, "build_id"),
     sqlite_autoincrement=True,
 )
+
+# What machines said while they built; the build's own table says how it ended.
+template_build_logs = Table(
+    "template_build_logs",
+    metadata,
+    Column("build_id", String(36), ForeignKey("template_builds.id"), primary_key=True),
+    # Grows by one from 1: a client asks for what follows the first so many.
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("step", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from alcove.control.api import LogLevel
-from alcove.control.clock import from_seconds, rfc3339
+from alcove.control.clock import rfc3339
+from alcove.control.templates.log_store import Line
 from alcove.control.templates.service import Described
 from alcove.control.templates.store import Build, Template
-from alcove.wire.node import LogEntry
 
 
 def template_json(described: Described) -> dict[str, Any]:
@@ -53,13 +52,13 @@ def with_builds_json(template: Template, names: list[str], builds: list[Build]) 
     }
 
 
-def info_json(build: Build, entries: list[LogEntry]) -> dict[str, Any]:
+def info_json(build: Build, lines: list[Line]) -> dict[str, Any]:
     info: dict[str, Any] = {
         "templateID": build.template_id,
         "buildID": build.id,
         "status": build.state.value,
-        "logs": [entry.message for entry in entries],
-        "logEntries": [entry_json(entry) for entry in entries],
+        "logs": [line.message for line in lines],
+        "logEntries": list(map(line_json, lines)),
     }
     if build.reason:
         info["reason"] = {"message": build.reason}
@@ -68,14 +67,14 @@ def info_json(build: Build, entries: list[LogEntry]) -> dict[str, Any]:
     return info
 
 
-def entry_json(entry: LogEntry) -> dict[str, Any]:
+def line_json(line: Line) -> dict[str, Any]:
     shown = {
-        "timestamp": rfc3339(from_seconds(entry.at)),
-        "message": entry.message,
-        "level": entry.level if entry.level in list(LogLevel) else LogLevel.INFO.value,
+        "timestamp": rfc3339(line.at),
+        "message": line.message,
+        "level": line.level.value,
     }
-    if "step" in entry.fields:
-        shown["step"] = entry.fields["step"]
+    if line.step:
+        shown["step"] = line.step
     return shown
 
 
