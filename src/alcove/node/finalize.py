@@ -123,12 +123,12 @@ class Finalizer:
     async def _become_ready(self, commands: GuestCommands, plan: Startup) -> None:
         if plan.start_command and not plan.ready_command:
             plan = replace(plan, ready_command=_READY_IF_STARTED)
-        last = await startup.run(commands, plan, lambda line: self._say("info", line), _READY_S)
-        if last is not None:
-            raise BuildFailedError(
-                f"the ready command {plan.ready_command!r} did not succeed in {_READY_S:g} s; "
-                f"last exit code {last.exit_code}: {last.output[-500:]}"
-            )
+        try:
+            why = await startup.run(commands, plan, lambda line: self._say("info", line), _READY_S)
+        except GuestError as error:
+            raise BuildFailedError(str(error)) from error
+        if why is not None:
+            raise BuildFailedError(why)
 
 
 async def _mark(commands: GuestCommands, spec: ImageSpec, plan: Startup) -> None:

@@ -8,13 +8,14 @@ import base64
 import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import h11
 
+from alcove.concurrency import spawn
 from alcove.node.drivers.driver import Driver, Place
 from alcove.node.guest_client import GuestError
 from alcove.wire.connect import EnvelopeDecoder, encode_envelope
@@ -46,6 +47,20 @@ class Setting:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Heard:
+    """What a command has said so far."""
+
+    def __init__(self, told: Told = lambda _stream, _data: None) -> None:
+        self.told = told
+        self.begun = asyncio.Event()
+        self.text = ""
+        """The end of what it printed."""
+
+    def take(self, stream: str, data: bytes) -> None:
+        self.told(stream, data)
+        self.text = (self.text + data.decode(errors="replace"))[-_OUTPUT_KEPT:]
+
+
 class GuestCommands:
     """Runs commands and moves small files in one place's guest.
 
@@ -67,37 +82,36 @@ class GuestCommands:
         told: Told = lambda _stream, _data: None,
     ) -> Finished:
         """Run a shell command to its end; `told` hears what it prints as it comes."""
-        output = ""
+        heard = _Heard(told)
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                aclosing(self._start(command, user, setting)) as events,
-            ):
-                async for event in events:
-                    for stream, text in event.get("data", {}).items():
-                        data = base64.b64decode(text)
-                        told(stream, data)
-                        output += data.decode(errors="replace")
-                        output = output[-_OUTPUT_KEPT:]
-                    if "end" in event:
-                        return Finished(int(event["end"].get("exitCode", 0)), output)
+            async with asyncio.timeout(timeout_s):
+                return await self._follow(command, user, setting, heard)
         except TimeoutError as error:
-            raise GuestError(f"{command!r} did not end in {timeout_s:g} s: {output}") from error
-        raise GuestError(f"the guest said nothing of the end of {command!r}")
+            raise GuestError(f"{command!r} did not end in {timeout_s:g} s: {heard.text}") from error
 
-    async def start(self, command: str, user: str, timeout_s: float) -> None:
-        """Start a shell command and leave it running."""
+    @asynccontextmanager
+    async def started(
+        self, command: str, user: str, timeout_s: float
+    ) -> AsyncIterator[asyncio.Task[Finished]]:
+        """Start a shell command and follow it inside the context; after it, it still runs.
+
+        The task is done when the command has ended.
+        """
+        heard = _Heard()
+        work = self._follow(command, user, None, heard)
+        task = spawn(work, name=f"command {command[:60]!r}")
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                aclosing(self._start(command, user)) as events,
-            ):
-                async for event in events:
-                    if "start" in event:
-                        return
-        except TimeoutError as error:
-            raise GuestError(f"{command!r} did not start in {timeout_s:g} s") from error
-        raise GuestError(f"{command!r} did not start")
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await heard.begun.wait()
+            except TimeoutError as error:
+                raise GuestError(f"{command!r} did not start in {timeout_s:g} s") from error
+            if task.done():
+                await task
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def send(
         self, path: str, user: str, length: int, content: AsyncIterator[bytes], timeout_s: float
@@ -120,6 +134,23 @@ class GuestCommands:
 
     async def read(self, path: str, user: str, timeout_s: float) -> bytes:
         return await self._file("GET", path, user, timeout_s=timeout_s)
+
+    async def _follow(
+        self, command: str, user: str, setting: Setting | None, heard: _Heard
+    ) -> Finished:
+        try:
+            async with aclosing(self._start(command, user, setting)) as events:
+                async for event in events:
+                    if "start" in event:
+                        heard.begun.set()
+                    for stream, text in event.get("data", {}).items():
+                        heard.take(stream, base64.b64decode(text))
+                    if "end" in event:
+                        return Finished(int(event["end"].get("exitCode", 0)), heard.text)
+        finally:
+            # It has begun, or never will.
+            heard.begun.set()
+        raise GuestError(f"the guest said nothing of the end of {command!r}")
 
     async def _start(
         self, command: str, user: str, setting: Setting | None = None

@@ -188,15 +188,15 @@ class Starter:
             await GuestClient(self._driver, place, spec.access_token).reboot(self._timeout_s)
         with timings.step("startup"):
             commands = GuestCommands(self._driver, place, spec.access_token)
-            last = await startup.run(
+            why = await startup.run(
                 commands,
                 source.origin.startup,
                 lambda line: _log.info("sandbox.startup", sandbox_id=spec.sandbox_id, line=line),
                 _READY_S,
             )
-        if last is not None:
+        if why is not None:
             # Whoever owns the sandbox can look into it; without it, nobody can.
-            _log.warning("sandbox.not_ready", sandbox_id=spec.sandbox_id, output=last.output[-500:])
+            _log.warning("sandbox.not_ready", sandbox_id=spec.sandbox_id, why=why)
 
     async def _restored(
         self, taken: Taken, spec: SandboxSpec, image: Image, timings: Timings, note: Note

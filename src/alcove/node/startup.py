@@ -10,29 +10,53 @@ from alcove.node.origins import Startup
 
 _STARTED_S = 60.0
 _READY_PERIOD_S = 2.0
+_SHOWN = 500
+"""Characters of what a command printed last."""
 
 
 async def run(
     commands: GuestCommands, startup: Startup, say: Callable[[str], None], limit_s: float
-) -> Finished | None:
-    """Return once it is ready; the last answer of the ready command if it never was in the time.
+) -> str | None:
+    """Return once it is ready, or with the reason why it will not be.
 
-    Raises GuestError.
+    It will not be when the start command ends with an error, or the time is over. A start command
+    that ends well has left something running, or has done its work. Raises GuestError.
     """
-    if startup.start_command:
-        say(f"Running start command: {startup.start_command}")
-        environment = "".join(
-            f"export {name}={shlex.quote(value)}; " for name, value in startup.env.items()
-        )
-        command = f"cd {shlex.quote(startup.workdir)}; {environment}{startup.start_command}"
-        await commands.start(command, startup.user, _STARTED_S)
+    if not startup.start_command:
+        return await _wait(commands, startup, say, limit_s, None)
+    say(f"Running start command: {startup.start_command}")
+    environment = "".join(
+        f"export {name}={shlex.quote(value)}; " for name, value in startup.env.items()
+    )
+    command = f"cd {shlex.quote(startup.workdir)}; {environment}{startup.start_command}"
+    async with commands.started(command, startup.user, _STARTED_S) as serving:
+        return await _wait(commands, startup, say, limit_s, serving)
+
+
+async def _wait(
+    commands: GuestCommands,
+    startup: Startup,
+    say: Callable[[str], None],
+    limit_s: float,
+    serving: asyncio.Task[Finished] | None,
+) -> str | None:
     if not startup.ready_command:
         return None
     say(f"Waiting for template to be ready: {startup.ready_command}")
     deadline = time.monotonic() + limit_s
-    while (last := await commands.run(startup.ready_command, startup.user, limit_s)).exit_code:
+    while True:
+        last = await commands.run(startup.ready_command, startup.user, limit_s)
+        if serving is not None and serving.done() and (ended := serving.result()).exit_code:
+            return (
+                f"the start command {startup.start_command!r} ended with exit status "
+                f"{ended.exit_code}: {ended.output[-_SHOWN:]}"
+            )
+        if not last.exit_code:
+            say("Template is ready")
+            return None
         if time.monotonic() > deadline:
-            return last
+            return (
+                f"the ready command {startup.ready_command!r} did not succeed in {limit_s:g} s; "
+                f"last exit status {last.exit_code}: {last.output[-_SHOWN:]}"
+            )
         await asyncio.sleep(_READY_PERIOD_S)
-    say("Template is ready")
-    return None
