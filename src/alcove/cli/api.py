@@ -26,6 +26,8 @@ PAGE = 100
 class Api:
     url: str
     key: str
+    sandbox_url: str | None = None
+    """Where sandboxes are reached; None: by their names in the API's domain."""
 
     def ask(
         self,
@@ -53,7 +55,7 @@ class Api:
                 exit_code=EXIT_NOT_RUNNING,
             ) from error
         if not answer.is_success:
-            raise CliError(escape(_message(answer)), fix=_fix(answer))
+            raise CliError(escape(_message(answer)), fix=_fix(answer), status=answer.status_code)
         return answer
 
     def pages(
@@ -102,14 +104,14 @@ def _api(data_dir: Path, *, is_named: bool) -> Api:
     url = os.environ.get("E2B_API_URL")
     if is_named or not url:
         installation = require(data_dir)
-        return Api(installation.api_url, installation.api_key())
+        return Api(installation.api_url, installation.api_key(), installation.sandbox_url)
     key = os.environ.get("E2B_API_KEY")
     if not key:
         raise CliError(
             "E2B_API_URL is set and E2B_API_KEY is not",
             fix='set both, as `eval "$(alcove env)"` does, or neither',
         )
-    return Api(url.rstrip("/"), key)
+    return Api(url.rstrip("/"), key, os.environ.get("E2B_SANDBOX_URL"))
 
 
 def _message(answer: httpx.Response) -> str:

@@ -1,12 +1,11 @@
 """`alcove sandbox run`: code in a sandbox's code interpreter, and what it did."""
 
-from collections.abc import Iterable
 from typing import Any, TextIO
 
 import click
 
 from alcove.cli.api import Api, segment, with_api
-from alcove.cli.output import format_option, print_json
+from alcove.cli.output import format_option, print_json, read_pairs
 
 _ANSWER_MARGIN_S = 90.0
 """Time for a paused sandbox to be woken, beside the code's own."""
@@ -49,7 +48,7 @@ def run_command(
         "timeout": timeout_s,
         "language": language,
         "context_id": context_id,
-        "env": _pairs(env) or None,
+        "env": read_pairs(env, "--env") or None,
     }
     wanted = {name: value for name, value in body.items() if value is not None}
     path = f"/v1/sandboxes/{segment(sandbox_id)}/execute"
@@ -81,10 +80,3 @@ def _text(result: dict[str, Any]) -> str:
             return str(result[name])
     formats = sorted(name for name, value in result.items() if value and name != "is_main_result")
     return f"[{', '.join(formats) or 'nothing'}]"
-
-
-def _pairs(env: Iterable[str]) -> dict[str, str]:
-    split = [pair.partition("=") for pair in env]
-    if not all(name and equals for name, equals, _ in split):
-        raise click.BadParameter("must be KEY=VALUE", param_hint="--env")
-    return {name: value for name, _, value in split}

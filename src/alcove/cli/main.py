@@ -3,7 +3,7 @@
 import click
 
 from alcove import __version__
-from alcove.cli import branches, execute
+from alcove.cli import branches, building, execute, observe, tags, terminal
 from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
@@ -13,6 +13,7 @@ from alcove.cli.node import node_group
 from alcove.cli.sandboxes import sandbox_group
 from alcove.cli.server import down_command, status_command, up_command
 from alcove.cli.snapshots import snapshot_group
+from alcove.cli.templates import template_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +34,7 @@ for command in (
     key_group,
     sandbox_group,
     snapshot_group,
+    template_group,
     doctor,
     bench_command,
     compare_command,
@@ -40,8 +42,10 @@ for command in (
 ):
     main.add_command(command)
 sandbox_group.add_command(execute.run_command)
-for command in branches.COMMANDS:
+for command in (*branches.COMMANDS, *observe.COMMANDS, *terminal.COMMANDS):
     sandbox_group.add_command(command)
+for command in (building.build_command, tags.tags_group, tags.rollback_command):
+    template_group.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """`alcove sandbox`: what runs and what is paused, and ending, pausing and resuming it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -10,12 +10,12 @@ from rich.table import Table
 
 from alcove.cli.api import Api, segment, with_api
 from alcove.cli.output import (
-    EXIT_FAILED,
-    CliError,
     console,
     format_option,
+    on_each,
     print_json,
     progress_console,
+    read_pairs,
 )
 
 DEFAULT_TIMEOUT_S = 300
@@ -113,7 +113,7 @@ def pause_command(api: Api, sandbox_ids: tuple[str, ...], *, filesystem: bool) -
         body = {"memory": False} if filesystem else None
         api.ask("POST", f"/sandboxes/{segment(sandbox_id)}/pause", body)
 
-    _each(sandbox_ids, pause, "paused")
+    on_each(sandbox_ids, pause, "paused")
 
 
 @sandbox_group.command("resume")
@@ -141,7 +141,7 @@ def resume_command(
 @click.argument("sandbox_ids", nargs=-1, required=True)
 def kill_command(api: Api, sandbox_ids: tuple[str, ...]) -> None:
     """End sandboxes, running or paused, for good."""
-    _each(
+    on_each(
         sandbox_ids,
         lambda sandbox_id: api.ask("DELETE", f"/sandboxes/{segment(sandbox_id)}"),
         "killed",
@@ -153,30 +153,10 @@ def to_second(time: str) -> str:
     return time[:19] + "Z"
 
 
-def _each(sandbox_ids: Iterable[str], act: Callable[[str], object], done: str) -> None:
-    """Act on all; one that fails does not spare the others, but the exit code is 1."""
-    failed = False
-    for sandbox_id in sandbox_ids:
-        try:
-            act(sandbox_id)
-        except CliError as error:
-            if error.exit_code != EXIT_FAILED:
-                raise
-            error.show()
-            failed = True
-        else:
-            progress_console.print(f"{escape(sandbox_id)} {done}")
-    if failed:
-        raise click.exceptions.Exit(EXIT_FAILED)
-
-
 def _metadata(pairs: Iterable[str]) -> str:
     """The filter as clients of E2B write it, encoded once more than usual (contract e2b 2.6)."""
-    split = [pair.partition("=") for pair in pairs]
-    for key, equals, _ in split:
-        if not key or not equals:
-            raise click.BadParameter("must be KEY=VALUE", param_hint="--metadata")
-    return urlencode({quote(key): quote(value) for key, _, value in split})
+    found = read_pairs(pairs, "--metadata")
+    return urlencode({quote(key): quote(value) for key, value in found.items()})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

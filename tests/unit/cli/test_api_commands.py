@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_DELETE = respond  # noqa: N815 - names http.server calls
+    do_GET = do_POST = do_DELETE = do_PATCH = respond  # noqa: N815 - names http.server calls
 
     def log_message(self, *_: Any) -> None:
         pass
