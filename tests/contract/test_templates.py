@@ -192,7 +192,8 @@ def test_background_builds_tags_and_existence(name: str) -> None:
 
 async def _build_async(name: str) -> list[str]:
     lines: list[str] = []
-    template = AsyncTemplate().from_template("base").run_cmd(f"echo said {name}")
+    dockerfile = f"FROM e2bdev/base\nARG WHO={name}\nRUN echo said $WHO\n"
+    template = AsyncTemplate().from_dockerfile(dockerfile)
     await AsyncTemplate.build(
         template, name, on_build_logs=lambda entry: lines.append(entry.message), **SIZE
     )
@@ -203,4 +204,4 @@ def test_the_asynchronous_sdk(name: str) -> None:
     import asyncio
 
     lines = asyncio.run(_build_async(name))
-    assert f"[builder 1/1] [stdout]: said {name}" in lines
+    assert f"[builder 4/6] [stdout]: said {name}" in lines
