@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def test_wide_research(stack: Stack) -> None:
     assert answer == "How many primes are there below 40000? 4203"
     assert workers == "workers: 4"
     assert tasks == "tasks: 0 10000; 10000 20000; 20000 30000; 30000 40000"
+
+
+def test_a_template_and_its_versions(stack: Stack) -> None:
+    name = f"notes-{uuid.uuid4().hex[:8]}"
+    assert run("build_template.py", stack, TEMPLATE=name) == [
+        *("hello again", "example", "first.py", "index.html"),
+        *("hello", "example", "first.py", "index.html"),
+    ]
+    delete = [sys.executable, "-m", "alcove.cli.main", "template", "delete", name]
+    subprocess.run([*delete, "--data-dir", str(stack.data_dir)], check=True, timeout=60)
 
 
 def test_time_travel_by_shell(stack: Stack) -> None:

@@ -74,6 +74,8 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("GET", "/v1/events"): Access.TEAM,
     ("GET", "/snapshots"): Access.TEAM,
     ("POST", "/v3/templates"): Access.TEAM,
+    ("GET", "/v1/templates"): Access.TEAM,
+    ("POST", "/v1/templates"): Access.TEAM,
     ("POST", "/v2/templates/{template_id}/builds/{build_id}"): Access.TEAM,
     ("GET", "/templates/{template_id}/files/{files_hash}"): Access.OWNER,
     ("PUT", "/build-files/{owner}/{files_hash}"): Access.PUBLIC,

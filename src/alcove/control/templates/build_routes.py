@@ -10,7 +10,7 @@ from alcove.control.api import MAX_INT64, Text, errors, json_response
 from alcove.control.errors import ForbiddenError, InvalidRequestError
 from alcove.control.teams.auth import CallerOf
 from alcove.control.templates import build_schemas as schemas
-from alcove.control.templates.builds import Builds, Wanted, base_of
+from alcove.control.templates.builds import Builds, Requested, Wanted, base_of
 from alcove.control.templates.clients import has_plain_user
 from alcove.control.templates.files import BuildFiles
 from alcove.wire.builds import BuildPlan
@@ -49,28 +49,24 @@ class _TeamNamed(Protocol):
 )
 async def request_build(body: schemas.NewBuild, caller: CallerOf, builds: BuildsOf) -> Response:
     """Begin a template, or another build of one; nothing is built until the build is started."""
-    _check_team(caller.team_id, body)
-    name = body.name or body.alias
-    if not name:
-        raise InvalidRequestError("name is missing: a template needs a name")
-    given = {
-        "vcpu_count": body.cpuCount,
-        "memory_mib": body.memoryMB,
-        "disk_mib": body.minFreeDiskMb,
-    }
-    sizes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    requested = await builds.request(caller, Wanted(name, body.tags or (), **sizes))
-    return json_response(
-        {
-            "templateID": requested.template.id,
-            "buildID": requested.build.id,
-            "public": requested.template.public,
-            "names": requested.names,
-            "tags": requested.tags,
-            "aliases": [full.rpartition("/")[2] for full in requested.names],
-        },
-        202,
-    )
+    return _requested_json(await builds.request(caller, _wanted(caller.team_id, body)))
+
+
+@router.post(
+    "/v1/templates",
+    status_code=202,
+    response_model=schemas.RequestedBuild,
+    responses=errors(403, 404, 409, 429, 503),
+)
+async def create_template(
+    request: Request, body: schemas.WholeBuild, caller: CallerOf, builds: BuildsOf
+) -> Response:
+    """Begin a build and start it, in one request; files of COPY steps were sent before."""
+    wanted = _wanted(caller.team_id, body)
+    plan, base = _plan(caller.team_id, body, request.headers.get("user-agent", ""))
+    credentials = _credentials(body) if plan.with_credentials else None
+    made = await builds.make(caller, wanted, plan, base=base, credentials=credentials)
+    return _requested_json(made)
 
 
 @router.get(
@@ -201,6 +197,34 @@ def _plan(owner: str, body: schemas.BuildStart, user_agent: str) -> tuple[BuildP
         plain_user=has_plain_user(user_agent),
     )
     return plan, base
+
+
+def _wanted(team_id: str, body: schemas.NewBuild) -> Wanted:
+    _check_team(team_id, body)
+    name = body.name or body.alias
+    if not name:
+        raise InvalidRequestError("name is missing: a template needs a name")
+    given = {
+        "vcpu_count": body.cpuCount,
+        "memory_mib": body.memoryMB,
+        "disk_mib": body.minFreeDiskMb,
+    }
+    sizes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return Wanted(name, body.tags or (), **sizes)
+
+
+def _requested_json(requested: Requested) -> Response:
+    return json_response(
+        {
+            "templateID": requested.template.id,
+            "buildID": requested.build.id,
+            "public": requested.template.public,
+            "names": requested.names,
+            "tags": requested.tags,
+            "aliases": [full.rpartition("/")[2] for full in requested.names],
+        },
+        202,
+    )
 
 
 def _credentials(body: schemas.BuildStart) -> dict[str, str] | None:

@@ -106,6 +106,10 @@ class BuildStart(Body):
     preBootScript: Any = None
 
 
+class WholeBuild(NewBuild, BuildStart):
+    """A template in one request: what it is called and what it is made of."""
+
+
 class Tagging(Body):
     target: Name
     tags: list[Text]

@@ -15,6 +15,7 @@ from alcove.control.clock import now_us
 from alcove.control.db import Database, Tx
 from alcove.control.errors import (
     ConflictError,
+    ControlError,
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
@@ -119,6 +120,27 @@ class Builds:
             await build_store.assign(tx, template.id, tags, build.id, now)
             names = (await store.aliases_of(tx, [template.id])).get(template.id, [])
         return Requested(template, build, names, tags)
+
+    async def make(
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        plan: BuildPlan,
+        *,
+        base: str,
+        credentials: dict[str, str] | None = None,
+    ) -> Requested:
+        """Request and start in one; a build that cannot be started does not stay behind waiting."""
+        requested = await self.request(caller, wanted)
+        template_id, build_id = requested.template.id, requested.build.id
+        try:
+            await self.start(
+                caller, template_id, build_id, plan, base=base, credentials=credentials
+            )
+        except ControlError:
+            await self.cancel(caller, template_id, build_id)
+            raise
+        return requested
 
     async def own_template(self, caller: Caller, text: str) -> Template:
         """The caller's own template by id or name. Raises NotFoundError."""
