@@ -85,9 +85,9 @@ def test_a_dockerfile_and_steps_on_it(name: str, tmp_path: Path) -> None:
     assert shown == f"it's hello 1.2 {name}\nuser 640\ndata\n/srv/app\n"
     assert "RUN echo" in alcove("template", "logs", f"{name}:v1")
 
-    more = ("--env", "MORE=yes", "--copy", "app/data.txt:/tmp/", "--run", "echo $MORE >more")
+    more = ("--env", "MORE=yes", "--copy", "app/data.txt:/tmp/", "--run", "echo $MORE >/tmp/more")
     second = build(f"{name}:v2", str(tmp_path), "--from", f"{name}:v1", *more, "--tag", "live")
-    assert in_sandbox(f"{name}:live", "cat more /tmp/data.txt") == "yes\ndata\n"
+    assert in_sandbox(f"{name}:live", "cat /tmp/more /tmp/data.txt") == "yes\ndata\n"
 
     # Nothing is built for it: the tag means the older build again.
     assert json.loads(alcove("template", "rollback", f"{name}:live", "--format", "json")) == {

@@ -180,12 +180,12 @@ def test_the_life_of_a_sandbox(e2b: Run, sandbox_id: str, name: str) -> None:
     assert sandbox_id in e2b("sandbox", "list")
 
     printed = e2b("sandbox", "logs", sandbox_id, "--format", "json", "--level", "debug")
-    lines = [line for line in printed.splitlines() if line]
+    lines = printed.strip().splitlines()
     assert lines
     assert all("timestamp" in json.loads(line) for line in lines)
     assert f"Logs for sandbox {sandbox_id}" in e2b("sandbox", "logs", sandbox_id)
-    [first, *_] = _until(
-        lambda: e2b("sandbox", "metrics", sandbox_id, "--format", "json").splitlines()
+    first, *_ = _until(
+        lambda: e2b("sandbox", "metrics", sandbox_id, "--format", "json").strip().splitlines()
     )
     assert json.loads(first)["memTotal"] > 0
 
@@ -228,6 +228,7 @@ def test_a_terminal_in_a_sandbox(settings: dict[str, str], sandbox_id: str) -> N
     shell = terminal(settings, "sandbox", "connect", "-c", "/tmp", "-e", "A=given", sandbox_id)
     shell.expect("/tmp.*[$] ")
     shell.sendline("echo $((6*7)) $A $PWD; stty size; tty")
+    shell.logfile_read = sys.stdout
     shell.expect("42 given /tmp\r\n31 97\r\n/dev/pts/")
     shell.setwinsize(20, 60)
     shell.sendline("until test \"$(stty size)\" = '20 60'; do sleep 0.1; done; echo re''sized")
