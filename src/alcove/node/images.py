@@ -3,9 +3,8 @@
     agent bundle -> root file system (rootfs.py, or building/) -> boot in a place
     -> start and ready command -> warm up -> snapshot, tried (finalize.py)
 
-Recipes are built one at a time, plans of teams so many at once as there are turns, all in the
-background. A build is one attempt: what failed or was interrupted stays
-in state error with its log, and trying again is control's decision (a new build id).
+Recipes are built one at a time, plans of teams as many at once as there are turns. A build is one
+attempt: what failed stays in state error with its log; another try is control's decision.
 """
 
 import asyncio
