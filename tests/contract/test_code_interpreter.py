@@ -115,7 +115,9 @@ def test_fresh_sandboxes_draw_different_numbers(make_code: Callable[..., Sandbox
     assert pairs[0][1] != pairs[1][1]
 
 
-@pytest.mark.parametrize("victim", ["uvicorn main:app", "ipykernel_launcher"])
+@pytest.mark.parametrize(
+    "victim", ["uvicorn main:app", "ipykernel_launcher", "/opt/code-interpreter/"]
+)
 def test_what_is_killed_comes_back(make_code: Callable[..., Sandbox], victim: str) -> None:
     sandbox = make_code()
     sandbox.run_code("x = 1")

@@ -23,9 +23,8 @@ def run(sandbox: Sandbox, language: str, code: str) -> Execution:
 
 
 def shown(execution: Execution) -> str | None:
-    """Text of the last result; R shows results without calling them the main one."""
     assert execution.error is None, execution.error
-    return execution.results[-1].text.strip() if execution.results else None
+    return None if execution.text is None else execution.text.strip()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +54,7 @@ def test_output_and_error_output_are_two_streams(
         ("python", "x = 3", "x + 1", "4"),
         ("javascript", "let x = 3; const y = 1", "const y = 2; x + y", "5"),
         ("javascript", "let again = 1; class C {}", "const again = 2; class C {}; again", "2"),
+        ("javascript", "const once = 1", "once = 2; once", "2"),
         ("typescript", "let z: number = 3", "z + (1 as number)", "4"),
         ("r", "x <- 3", "x + 1", "[1] 4"),
         ("java", "int x = 3;", "x + 1", "4"),
@@ -215,6 +215,15 @@ def test_what_javascript_leaves_running_reports_later(interpreter: Sandbox) -> N
     execution = run(interpreter, "js", code)
     assert shown(execution) == "1"
     assert "late" in "".join(execution.logs.stderr)
+
+
+def test_the_last_value_of_r_is_the_result_and_a_plot_is_none(interpreter: Sandbox) -> None:
+    execution = run(interpreter, "r", "1 + 1\nprint('said')\n3 * 3")
+    assert [result.is_main_result for result in execution.results] == [False, True]
+    assert execution.text == "[1] 9"
+    assert run(interpreter, "r", "5\nplot(1:3)").text is None
+    assert run(interpreter, "r", "6\nstop('why')").text is None
+    assert run(interpreter, "r", "x <- 7").text is None
 
 
 def test_plots_of_r_are_pictures(interpreter: Sandbox) -> None:

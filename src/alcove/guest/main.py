@@ -20,6 +20,7 @@ from alcove.guest.children import Children, adopt_orphans
 from alcove.guest.elevation import SOCKET, Elevation
 from alcove.guest.environment import Environment
 from alcove.guest.http import Request, Response
+from alcove.guest.keeping import Keeper
 from alcove.guest.machine import Machine
 from alcove.guest.process_rpc import ProcessRpc
 from alcove.guest.processes import Processes
@@ -50,10 +51,14 @@ def build_app(
     """The one place where the guest's parts meet. `renew`: of the event queue (selector.py)."""
     processes = Processes(children)
     rpc = Rpc(environment)
-    ProcessRpc(processes).register(rpc)
+    keeper = Keeper(processes)
+    ProcessRpc(processes, keeper).register(rpc)
     watchers = Watchers()
     forwarder = ports.Forwarder()
     filesystem.register(rpc, watchers)
+    reboot = Reboot(
+        children, processes, keeper, watchers=watchers, forwarder=forwarder, machine=machine
+    )
     return App(
         environment,
         [
@@ -63,7 +68,7 @@ def build_app(
             *ports.routes(forwarder),
             *memory.routes(processes),
             *activity.routes(open_streams),
-            *Reboot(children, processes, watchers, forwarder, machine).routes,
+            *reboot.routes,
             ("POST", "/settle", _settle),
             *rpc.routes,
         ],

@@ -6,6 +6,7 @@ from asyncio import timeout
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from alcove.guest.feed import Feed, Message
+from alcove.guest.keeping import Keeper
 from alcove.guest.processes import Process, Processes, Wanted
 from alcove.guest.rpc import Call, Rpc
 from alcove.guest.spawn import SpawnError
@@ -14,6 +15,7 @@ from alcove.guest.users import InvalidPathError, User
 from alcove.wire import process as wire
 from alcove.wire.connect import ConnectError
 from alcove.wire.errors import Code
+from alcove.wire.process import KEEP_HEADER
 
 _KEEPALIVE: Message = {"event": {"keepalive": {}}}
 _DEFAULT_COLS, _DEFAULT_ROWS = 80, 24
@@ -26,8 +28,9 @@ _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 class ProcessRpc:
     """The methods of process.Process."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, keeper: Keeper) -> None:
         self._processes = processes
+        self._keeper = keeper
 
     def register(self, rpc: Rpc) -> None:
         rpc.unary(wire.LIST, self._list)
@@ -47,9 +50,12 @@ class ProcessRpc:
         return {"processes": infos}
 
     async def _start(self, message: Message, call: Call) -> AsyncGenerator[Message, None]:
-        wanted = _wanted(message, call)
+        def make() -> Wanted:
+            return _wanted(message, call)
+
+        keep = (KEEP_HEADER, "true") in call.headers
         try:
-            process = self._processes.start(wanted)
+            process = self._keeper.start(make) if keep else self._processes.start(make())
         except SpawnError as error:
             raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
         async for event in _attached(process, process.attach(), call):

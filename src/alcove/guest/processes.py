@@ -68,6 +68,8 @@ class Process:
         self.end: Message | None = None
         """The end event, once everything is over."""
         self.stdin: Input | None = None
+        self.on_exit: Callable[[], None] = _nothing
+        """Called when the process itself has ended."""
         self._on_end = on_end
         # Kept, as asking for it is a system call each time (getpid).
         self._loop = get_running_loop()
@@ -224,6 +226,7 @@ class Process:
             self._loop.call_later(_PTY_REST_S, self._read_rest)
         else:
             self._end_if_over()
+        self.on_exit()
 
     def _read_rest(self) -> None:
         """Deliver what is there now and close, though others may still hold the other ends."""
@@ -302,6 +305,9 @@ class Processes:
         if timer is not None:
             timer.cancel()
         self._by_pid.pop(pid, None)
+
+
+def _nothing() -> None: ...
 
 
 def _event(kind: str, value: Message) -> Message:

@@ -11,6 +11,7 @@ import signal
 from alcove.guest.app import Route
 from alcove.guest.children import Children
 from alcove.guest.http import HttpError, Request, Response
+from alcove.guest.keeping import Keeper
 from alcove.guest.machine import Machine
 from alcove.guest.memory import descendants
 from alcove.guest.ports import Forwarder
@@ -29,12 +30,15 @@ class Reboot:
         self,
         children: Children,
         processes: Processes,
+        keeper: Keeper,
+        *,
         watchers: Watchers,
         forwarder: Forwarder,
         machine: Machine | None,
     ) -> None:
         self._children = children
         self._processes = processes
+        self._keeper = keeper
         self._watchers = watchers
         self._forwarder = forwarder
         self._machine = machine
@@ -59,6 +63,7 @@ class Reboot:
     async def _end_all(self) -> int:
         """End every process but the agent; how many there were."""
         seen: set[int] = set()
+        self._keeper.let_go()
         for process in self._processes.running():
             process.kill(signal.SIGKILL)  # its clients are told at once
         while running := descendants():

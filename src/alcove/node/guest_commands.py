@@ -20,7 +20,7 @@ from alcove.node.drivers.driver import Driver, Place
 from alcove.node.guest_client import GuestError
 from alcove.wire.connect import EnvelopeDecoder, encode_envelope
 from alcove.wire.hosts import GUEST_PORT
-from alcove.wire.process import START
+from alcove.wire.process import KEEP_HEADER, START
 
 _DIAL_S = 2.0
 _RECEIVE_BYTES = 64 * 1024
@@ -45,6 +45,8 @@ class Setting:
 
     cwd: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    keep_running: bool = False
+    """The agent starts it again whenever it ends."""
 
 
 class _Heard:
@@ -91,14 +93,14 @@ class GuestCommands:
 
     @asynccontextmanager
     async def started(
-        self, command: str, user: str, timeout_s: float
+        self, command: str, user: str, timeout_s: float, setting: Setting | None = None
     ) -> AsyncIterator[asyncio.Task[Finished]]:
         """Start a shell command and follow it inside the context; after it, it still runs.
 
         The task is done when the command has ended.
         """
         heard = _Heard()
-        work = self._follow(command, user, None, heard)
+        work = self._follow(command, user, setting, heard)
         task = spawn(work, name=f"command {command[:60]!r}")
         try:
             try:
@@ -167,6 +169,8 @@ class GuestCommands:
             "connect-protocol-version": "1",
             "authorization": "Basic " + base64.b64encode(f"{user}:".encode()).decode(),
         }
+        if setting is not None and setting.keep_running:
+            headers[KEEP_HEADER] = "true"
         decoder = EnvelopeDecoder(_ANSWER_MAX_BYTES)
         body = encode_envelope(json.dumps(message).encode())
         async with aclosing(self._call("POST", START.path, headers, body)) as chunks:

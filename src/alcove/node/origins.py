@@ -15,6 +15,8 @@ class Startup:
     env: dict[str, str] = field(default_factory=dict)
     warm_command: str = ""
     """Run in every warm sandbox before it waits; empty: nothing that is this template's own."""
+    keep_running: bool = False
+    """The agent starts the start command again whenever it ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class Recipe:
     """Runs in the background as `user` before the snapshot is taken; empty for none."""
     ready_command: str = ""
     """Tried every 2 s until it exits with 0; then the snapshot is taken."""
+    keep_running: bool = False
+    """The start command is started again whenever it ends."""
     warm_command: str = ""
     """Run as `user` before the snapshot is taken and in every sandbox of the warm pool: it has done
     what a client's first request needs, and leaves nothing behind. Empty for none."""
@@ -68,6 +70,7 @@ class Recipe:
             self.ready_command,
             dict(self.env),
             self.warm_command,
+            self.keep_running,
         )
 
     @property
@@ -193,6 +196,7 @@ _KINDS: dict[str, type] = {
     "start_command": str,
     "ready_command": str,
     "warm_command": str,
+    "keep_running": bool,
     "env": dict,
 }
 

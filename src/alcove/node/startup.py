@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Callable
 
-from alcove.node.guest_commands import Finished, GuestCommands
+from alcove.node.guest_commands import Finished, GuestCommands, Setting
 from alcove.node.origins import Startup
 
 _STARTED_S = 60.0
@@ -29,7 +29,8 @@ async def run(
         f"export {name}={shlex.quote(value)}; " for name, value in startup.env.items()
     )
     command = f"cd {shlex.quote(startup.workdir)}; {environment}{startup.start_command}"
-    async with commands.started(command, startup.user, _STARTED_S) as serving:
+    setting = Setting(keep_running=startup.keep_running)
+    async with commands.started(command, startup.user, _STARTED_S, setting) as serving:
         return await _wait(commands, startup, say, limit_s, serving)
 
 

@@ -105,6 +105,9 @@ LIST = Method(
     ),
 )
 
+KEEP_HEADER = "alcove-keep-running"
+"""With the value `true` on Start, ours: the agent starts the process again whenever it ends."""
+
 START = Method(
     "/process.Process/Start",
     Message(

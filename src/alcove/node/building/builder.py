@@ -196,11 +196,19 @@ class Builder:
         return digest
 
     def _startup(self, inherited: Startup, context: Context) -> Startup:
-        start, ready, warm = self._plan.start_command, self._plan.ready_command, ""
-        if not start and not ready:
-            start, ready = inherited.start_command, inherited.ready_command
-            warm = inherited.warm_command
-        return Startup(context.user, context.workdir, start, ready, dict(context.env), warm)
+        plan = self._plan
+        startup = replace(
+            inherited, user=context.user, workdir=context.workdir, env=dict(context.env)
+        )
+        if not plan.start_command and not plan.ready_command:
+            return startup
+        return replace(
+            startup,
+            start_command=plan.start_command,
+            ready_command=plan.ready_command,
+            warm_command="",
+            keep_running=False,
+        )
 
     def _announce(self, group: Group, *, cached: bool) -> None:
         total, mark = len(self._plan.steps), "CACHED " if cached else ""

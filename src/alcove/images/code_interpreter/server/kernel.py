@@ -89,6 +89,7 @@ class Kernel:
         self._workshop = workshop
         self._file = workshop.connection_file()
         self._cwd = cwd
+        self._shows_values = language.shows_values
         self._runs: dict[str, Run] = {}
         self._holds: set[object] = set()
         self._pid = 0
@@ -234,7 +235,7 @@ class Kernel:
     def _send(self, kind: str, content: Mapping[str, Any], *, silent: bool) -> Run:
         session = self._manager.session
         message = session.msg(kind, content=dict(content))
-        run = Run(message["header"]["msg_id"], self, silent=silent)
+        run = Run(message["header"]["msg_id"], self, silent=silent, shows_values=self._shows_values)
         if self.exited.is_set():
             run.finish(RESTARTED)
             return run

@@ -26,6 +26,8 @@ class Language:
     unset_variable: Callable[[str], str]
     rehearsal: str = ""
     """Code that goes the way of others and leaves nothing behind, run silently (context.py)."""
+    shows_values: bool = False
+    """The kernel displays values; the last one is then the cell's (run.py)."""
     variable: re.Pattern[str] | None = None
     """What a variable's name must look like, where not every name will do."""
 
@@ -123,6 +125,7 @@ TABLE: Mapping[str, Language] = {
                 )
             ),
             lambda name: f"invisible(Sys.unsetenv({_quote_utf8(name)}))",
+            shows_values=True,
         ),
         Language(
             "java",

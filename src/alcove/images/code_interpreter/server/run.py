@@ -13,6 +13,7 @@ from .messages import Line, encode
 HIGH_BYTES = 4 * 1024 * 1024
 LOW_BYTES = 1024 * 1024
 _BATCH_BYTES = 256 * 1024
+_PICTURES = {"png", "jpeg", "svg", "pdf"}
 _LINGER_S = 0.003
 """So long a line waits for others: what a quick cell says comes to the client in one piece."""
 
@@ -27,7 +28,9 @@ class Valve(Protocol):
 class Run:
     """`silent` ones belong to the server: they do not count and nobody reads them."""
 
-    def __init__(self, msg_id: str, valve: Valve, *, silent: bool) -> None:
+    def __init__(
+        self, msg_id: str, valve: Valve, *, silent: bool, shows_values: bool = False
+    ) -> None:
         self.msg_id = msg_id
         self.silent = silent
         self.failed: Line | None = None
@@ -49,6 +52,9 @@ class Run:
         """Waiting for more would be for nothing."""
         self._room = asyncio.Event()
         self._dropped = silent
+        self._shows_values = shows_values
+        self._shown: Line | None = None
+        """A displayed value that is the cell's own if nothing is shown after it."""
 
     @property
     def read(self) -> bool:
@@ -69,7 +75,10 @@ class Run:
                 return
             self.failed = line
         self.count += 1
-        self._append(line)
+        if line["type"] == "result" and self._shows_values:
+            self._show(line)
+        else:
+            self._append(line)
         if self._bytes <= HIGH_BYTES:
             return
         self._room.clear()
@@ -85,6 +94,7 @@ class Run:
         """No more follows. May be called again; the first time counts."""
         if self.done.is_set():
             return
+        self._show(None)
         for line in last:
             self._append(line)
             if line["type"] == "error":
@@ -93,6 +103,13 @@ class Run:
         self.answered.set()
         self._news.set()
         self._ripe.set()
+
+    def _show(self, line: Line | None) -> None:
+        """The next value that is displayed; None when no more follow."""
+        before, self._shown = self._shown, line
+        if before is not None:
+            is_main = line is None and self.failed is None and not _PICTURES & before.keys()
+            self._append(before | {"is_main_result": is_main})
 
     async def take(self) -> bytes:
         """The next lines, as many as are there; empty when all was taken."""
