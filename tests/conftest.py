@@ -7,7 +7,6 @@ import pytest
 
 import stack as stacks
 
-
 OF_THE_MACHINE = ("driver", "contract", "system", "security")
 """Tests that meet whatever else the machine does: kernel, disk, and a template being built."""
 
