@@ -57,6 +57,8 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("POST", "/v1/sandboxes/{sandbox_id}/rollback"): Access.OWNER,
     ("POST", "/v1/sandboxes/{sandbox_id}/execute"): Access.OWNER,
     ("PUT", "/sandboxes/{sandbox_id}/network"): Access.OWNER,
+    ("POST", "/sandboxes/{sandbox_id}/volume-mounts"): Access.OWNER,
+    ("DELETE", "/sandboxes/{sandbox_id}/volume-mounts"): Access.OWNER,
     ("GET", "/sandboxes/{sandbox_id}/metrics"): Access.TEAM,
     ("GET", "/sandboxes/{sandbox_id}/logs"): Access.TEAM,
     ("GET", "/v2/sandboxes/{sandbox_id}/logs"): Access.TEAM,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alcove.node.errors import NoCapacityError
+from alcove.node.volumes.attaching import BindMounts
 from alcove.node.volumes.disks import LoopDisks
 from alcove.node.volumes.errors import ContentError
 from alcove.node.volumes.store import Volumes
@@ -35,7 +36,7 @@ def loops(under: Path) -> list[str]:
 
 def with_volumes(tmp_path: Path, act: Callable[[Volumes], Awaitable[None]]) -> None:
     async def scenario() -> None:
-        volumes = Volumes(tmp_path, LoopDisks())
+        volumes = Volumes(tmp_path, LoopDisks(), BindMounts())
         try:
             await act(volumes)
         finally:
@@ -94,7 +95,7 @@ def test_a_volume_outlives_its_mount_and_goes_without_remains(tmp_path: Path) ->
         await volumes.ensure(VolumeSpec(ID, 16, 100))
         fill(Tree(await volumes.files(ID)), "kept", 1)
         await volumes.unmount_all()
-        again = Volumes(tmp_path, LoopDisks())
+        again = Volumes(tmp_path, LoopDisks(), BindMounts())
         assert Tree(await again.files(ID)).stat("kept")["size"] == MIB
         assert len(loops(tmp_path)) == 1
         await again.remove(ID)

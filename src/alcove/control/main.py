@@ -29,6 +29,7 @@ from alcove.control.sandboxes import (
     fork_routes,
     internal_routes,
     lineage,
+    mount_routes,
     mounts,
     observe_routes,
     v1_routes,
@@ -36,12 +37,14 @@ from alcove.control.sandboxes import (
 from alcove.control.sandboxes import routes as sandbox_routes
 from alcove.control.sandboxes.checkpoints import Checkpoints
 from alcove.control.sandboxes.context import Context, no_checkpoint
+from alcove.control.sandboxes.deciders import Deciders, decide
 from alcove.control.sandboxes.executions import Executions
 from alcove.control.sandboxes.forks import Forks
 from alcove.control.sandboxes.history import Sampler
 from alcove.control.sandboxes.injection import Injection
 from alcove.control.sandboxes.kept import KeptStates
 from alcove.control.sandboxes.logs import SandboxLogs
+from alcove.control.sandboxes.mounting import Mounting
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.plan import Limits
@@ -110,6 +113,7 @@ class Parts:
     resets: Resets
     reach: Reach
     injection: Injection
+    mounting: Mounting
     retention: Retention
     sandbox_logs: SandboxLogs
     sandbox_reconciler: SandboxReconciler
@@ -174,9 +178,9 @@ def _assemble(
 ) -> Parts:
     key = cluster_key(settings.data_dir)
     context = _context(settings, node, key, clock, checkpoint)
-    db, nodes, sandboxes = context.db, context.nodes, Sandboxes(context)
+    db, nodes, deciders = context.db, context.nodes, decide(context)
+    sandboxes, pauses, resumes, *_ = deciders
     builds, volumes, secrets = _keepers(settings, context, key)
-    pauses, resumes, reach = Pauses(context), Resumes(context, sandboxes), Reach(context)
     return Parts(
         db=db,
         nodes=nodes,
@@ -187,19 +191,16 @@ def _assemble(
         tags=Tags(db, context.templates, clock),
         snapshots=context.snapshots,
         volumes=volumes,
-        sandboxes=sandboxes,
-        pauses=pauses,
-        resumes=resumes,
+        **deciders._asdict(),
         executions=Executions(sandboxes, resumes, Tunnels(key)),
         checkpoints=Checkpoints(context, builds.gone),
         forks=Forks(context, sandboxes, starts_at_once=settings.fork_starts_at_once),
         rollbacks=Rollbacks(context, sandboxes),
         resets=Resets(context, pauses, resumes),
-        reach=reach,
         injection=Injection(context, secrets),
         retention=_retention(settings, context, sandboxes),
         sandbox_logs=SandboxLogs(db, nodes),
-        sandbox_reconciler=_reconciler(settings, context, (sandboxes, pauses, resumes, reach)),
+        sandbox_reconciler=_reconciler(settings, context, deciders),
         template_reconciler=TemplateReconciler(db, nodes, builds.logs, clock),
         build_reconciler=BuildReconciler(db, nodes, builds, clock),
         snapshot_reconciler=SnapshotReconciler(db, nodes, lineage.needed_snapshots(), clock),
@@ -234,18 +235,16 @@ def _volumes(settings: Settings, context: Context, key: str) -> Volumes:
     )
 
 
-def _reconciler(
-    settings: Settings, context: Context, deciders: tuple[Sandboxes, Pauses, Resumes, Reach]
-) -> SandboxReconciler:
-    sandboxes, pauses, resumes, reach = deciders
+def _reconciler(settings: Settings, context: Context, deciders: Deciders) -> SandboxReconciler:
     return SandboxReconciler(
         context.db,
         context.nodes,
-        sandboxes,
+        deciders.sandboxes,
         context.clock,
-        pauses=pauses,
-        resumes=resumes,
-        reach=reach,
+        pauses=deciders.pauses,
+        resumes=deciders.resumes,
+        reach=deciders.reach,
+        mounting=deciders.mounting,
         keep_events_us=settings.event_days * DAY_US,
     )
 
@@ -348,6 +347,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(activity_routes.router)
     app.include_router(sandbox_routes.router)
     app.include_router(fork_routes.router)
+    app.include_router(mount_routes.router)
     app.include_router(v1_routes.router)
     app.include_router(execute_routes.router)
     app.include_router(build_routes.router)

@@ -21,6 +21,8 @@ from alcove.guest.children import Children
 from alcove.guest.environment import Environment
 from alcove.guest.http import HttpError, Request, Response
 from alcove.guest.machine import Machine
+from alcove.guest.mounts import Mounts
+from alcove.guest.mounts import parse as parse_mounts
 from alcove.wire import tokens
 
 Changes = dict[str, bool | int | float]
@@ -46,6 +48,7 @@ class _Given:
     boots: int | None
     reseed: bool | None
     max_processes: int | None
+    volumes: dict[str, str] | None
 
 
 def routes(
@@ -53,6 +56,7 @@ def routes(
     machine: Machine | None,
     children: Children,
     renew: Callable[[], None],
+    mounts: Mounts,
 ) -> list[Route]:
     """`machine` None: the agent does not own what it runs on and leaves it alone.
 
@@ -66,6 +70,8 @@ def routes(
         changes = _apply(given, environment, children)
         if machine is not None:
             changes |= _change_machine(given, environment, machine)
+            if given.volumes is not None:
+                changes["volumes"] = mounts.become(given.volumes)
         return Response.json({"changes": changes})
 
     return [("POST", "/init", init)]
@@ -163,6 +169,7 @@ def _parse(body: bytes) -> _Given:
         boots=_boots(data.get("boots")),
         reseed=_flag(data, "reseed"),
         max_processes=_max_processes(data.get("limits")),
+        volumes=parse_mounts(data.get("volumeMounts")),
     )
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alcove.guest import activity, files, filesystem, health, init, memory, ports
+from alcove.guest import activity, files, filesystem, health, init, memory, mounts, ports
 from alcove.guest.app import App
 from alcove.guest.children import Children, adopt_orphans
 from alcove.guest.elevation import SOCKET, Elevation
@@ -55,6 +55,7 @@ def build_app(
     ProcessRpc(processes, keeper).register(rpc)
     watchers = Watchers()
     forwarder = ports.Forwarder()
+    volumes = mounts.Mounts()
     filesystem.register(rpc, watchers)
     reboot = Reboot(
         children, processes, keeper, watchers=watchers, forwarder=forwarder, machine=machine
@@ -63,7 +64,8 @@ def build_app(
         environment,
         [
             *health.routes(environment),
-            *init.routes(environment, machine, children, renew),
+            *init.routes(environment, machine, children, renew, volumes),
+            *mounts.routes(volumes),
             *files.routes(environment, watchers),
             *ports.routes(forwarder),
             *memory.routes(processes),

@@ -46,7 +46,9 @@ async def create(slot_directory: Path, size_mib: int) -> Path:
     image, mount_point = slot_directory / _IMAGE, slot_directory / _MOUNT
     _lay_out(image, mount_point, size_mib)
     await run([*_FORMAT, str(image)])
-    await run(["mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, str(image), str(mount_point)])
+    # Shared: a volume that is mounted below it appears to the sandbox too (volumes/attaching.py).
+    options = ["--make-shared", "-t", "ext4", "-o", _MOUNT_OPTIONS]
+    await run(["mount", *options, str(image), str(mount_point)])
     (mount_point / "lost+found").rmdir()
     return mount_point
 

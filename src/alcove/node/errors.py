@@ -12,6 +12,7 @@ NodeError
 ├── DamagedError            500 snapshot_damaged
 ├── SaveFailedError         503 snapshot_failed     the sandbox runs on
 ├── PolicyFailedError       503 egress_policy_not_set  the former one holds
+├── MountFailedError        409 volume_not_mounted  the former ones stay
 ├── StartFailedError        500 sandbox_create_failed
 ├── NoCapacityError         503 sandbox_capacity_unavailable
 └── NodeBusyError           (command line only)     another daemon or driver has the data directory
@@ -85,6 +86,11 @@ class SaveFailedError(NodeError):
 class PolicyFailedError(NodeError):
     status = 503
     code = ErrorCode.POLICY_NOT_SET
+
+
+class MountFailedError(NodeError):
+    status = 409
+    code = ErrorCode.MOUNT_FAILED
 
 
 class StartFailedError(NodeError):

@@ -25,7 +25,7 @@ _FIRST_ATTEMPT_S = 3.0
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
 _CHANGES = frozenset(
-    {"sandbox_id", "token", "env_vars", "entropy", "clock_s", "hostname", "boot_id"}
+    {"sandbox_id", "token", "env_vars", "entropy", "clock_s", "hostname", "boot_id", "volumes"}
 )
 
 
@@ -120,6 +120,11 @@ class GuestClient:
         """Have programs that start from now on trust these as well, instead of others given."""
         answer = await self._call("POST", "/init", {"caBundle": certificates}, timeout_s)
         _expect(answer, {200, 204}, "POST /init")
+
+    async def mount_volumes(self, volumes: list[dict[str, str]], timeout_s: float) -> None:
+        """Have these volumes, and no others, mounted where they are wanted; may be repeated."""
+        answer = await self._call("POST", "/volumes", {"volumeMounts": volumes}, timeout_s)
+        _expect(answer, {200}, "POST /volumes")
 
     async def reboot(self, timeout_s: float) -> None:
         """Have the agent end everything but itself and empty what is only in memory."""

@@ -9,10 +9,9 @@ from typing import Any
 import structlog
 
 from alcove.concurrency import spawn
-from alcove.node import metrics
+from alcove.node import metrics, mounting, reaching
 from alcove.node.activity import Activity
 from alcove.node.drivers.driver import (
-    Driver,
     DriverError,
     Place,
 )
@@ -22,48 +21,36 @@ from alcove.node.errors import (
     PolicyFailedError,
     SaveFailedError,
 )
-from alcove.node.events import Events
-from alcove.node.ground import Ground, Size
+from alcove.node.ground import Size
 from alcove.node.guest_client import GuestClient
 from alcove.node.herald import Herald
 from alcove.node.idleness import Idleness, Policy
 from alcove.node.logs import SandboxLog
 from alcove.node.memory_guard import MemoryGuard
 from alcove.node.meter import Meter
-from alcove.node.places import Places
-from alcove.node.records import Record, Records
+from alcove.node.records import Record
 from alcove.node.run import CommandError
-from alcove.node.saving import PendingSave, Saver
-from alcove.node.start import Source, Starter, StepFailedError, Timings
+from alcove.node.saving import PendingSave
+from alcove.node.start import Source, StepFailedError, Timings
 from alcove.node.states import Effect, Event, step
+from alcove.node.surroundings import Surroundings
 from alcove.node.tunnels import Tunnels
-from alcove.wire.egress import EgressPolicy
-from alcove.wire.node import EgressSpec, SandboxReport, SandboxUsage, SnapshotReport, SnapshotSpec
+from alcove.wire.node import (
+    EgressSpec,
+    MountSpec,
+    SandboxReport,
+    SandboxUsage,
+    SnapshotReport,
+    SnapshotSpec,
+)
 from alcove.wire.states import NodeSandboxState as State
 from alcove.wire.states import StopReason
 
 _log = structlog.get_logger()
 
 _DESTROY_PAUSES_S = (0.1, 0.5, 2.0, 10.0)
-_TRUST_S = 10.0
 _GIVE_UP_S = 10.0
 """How long a stop waits for a start that was given up to clean up after itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every life on this node works with."""
-
-    driver: Driver
-    ground: Ground
-    places: Places
-    records: Records
-    events: Events
-    starter: Starter
-    saver: Saver
-    memory_guard_percent: int
-    quiet_after_s: float
-    tunnels_per_sandbox: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +113,47 @@ class Life:
         Raises EndedError, PolicyFailedError.
         """
         async with self._policy_turn:
-            if self.place is None or self.state not in {State.RUNNING, State.SAVING}:
-                raise EndedError(f"{self.record.sandbox_id} does not run any more: {self.state}")
-            before = self.record.spec
-            self._write(replace(self.record, spec=before.reaching(egress)))
-            # Among what a stop ends first: the place may soon be another's.
-            task = self._do(self._reach(self.place, before.policy), "egress policy")
-            await asyncio.wait([task])
-            if task.cancelled():
-                raise EndedError(f"{self.record.sandbox_id} was stopped")
-            self._work.remove(task)
-            if (error := task.exception()) is not None:
-                self._write(replace(self.record, spec=before))
+            place = self._running_place(State.RUNNING, State.SAVING)
+            spec = self.record.spec.reaching(egress)
+            was = self.record.spec.policy
+            setting = reaching.reach(self._around, place, self.guest(), spec, was)
+            try:
+                await self._change(replace(self.record, spec=spec), setting, "egress policy")
+            except EndedError:
+                raise
+            except Exception as error:
                 raise PolicyFailedError(
                     f"the egress policy could not be set, the former one holds: {error}"
                 ) from error
 
-    async def _reach(self, place: Place, before: EgressPolicy) -> None:
-        spec = self.record.spec
-        if spec.policy.intercepted and not before.intercepted:
-            # Programs that begin from now on trust what will end their TLS.
-            await self.guest().trust(await self._around.starter.trusted(spec, place), _TRUST_S)
-        await self._around.ground.set_policy(place, spec.policy)
+    async def set_volumes(self, wanted: MountSpec) -> None:
+        """Mount these volumes. Not to be cancelled. Raises EndedError, MountFailedError."""
+        # No save in the middle: its record says which volumes it knows.
+        async with self._save_turn, self._policy_turn:
+            place = self._running_place(State.RUNNING)
+            self.touch()
+            was = self.record.spec.volumes
+            work = mounting.change(self._around.volumes, place, self.guest(), was, wanted.volumes)
+            await self._change(self.record.having(wanted.volumes), work, "volumes")
+
+    def _running_place(self, *states: State) -> Place:
+        if self.place is None or self.state not in states:
+            raise EndedError(f"{self.record.sandbox_id} does not run any more: {self.state}")
+        return self.place
+
+    async def _change(self, changed: Record, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Write down what shall be and do it; what fails leaves it as it was."""
+        before = self.record.spec
+        self._write(changed)
+        # Among what a stop ends first: the place may soon be another's.
+        task = self._do(work, name)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise EndedError(f"{self.record.sandbox_id} was stopped")
+        self._work.remove(task)
+        if (error := task.exception()) is not None:
+            self._write(replace(self.record, spec=before))
+            raise error
 
     def post(self, event: Event, reason: StopReason | None = None, detail: str = "") -> None:
         self._inbox.put_nowait(_Happening(event, reason, detail))

@@ -16,6 +16,7 @@ from alcove.node.network import Network
 from alcove.node.records import Records
 from alcove.node.resolver import Resolver
 from alcove.node.settings import Settings
+from alcove.node.volumes.attaching import BindMounts, NoMounts
 from alcove.node.volumes.disks import LoopDisks, PlainDisks
 from alcove.node.volumes.store import Volumes
 from alcove.wire.egress import EgressPolicy
@@ -36,7 +37,11 @@ class Machine:
         self.ground: Ground
         self.driver = driver
         fake = settings.driver == "fake"
-        self.volumes = Volumes(settings.data_dir / "volumes", PlainDisks() if fake else LoopDisks())
+        self.volumes = Volumes(
+            settings.data_dir / "volumes",
+            PlainDisks() if fake else LoopDisks(),
+            NoMounts() if fake else BindMounts(),
+        )
         if fake:
             self.ground = PlainGround(settings.instance, self._slots)
         else:

@@ -41,7 +41,6 @@ from alcove.node.events import Events
 from alcove.node.images import Images, Workshop
 from alcove.node.images_plain import PlainImages
 from alcove.node.ingress import Ingress
-from alcove.node.life import Surroundings
 from alcove.node.machine import Machine
 from alcove.node.memory import memory_available_mib
 from alcove.node.network import NetworkError
@@ -55,6 +54,7 @@ from alcove.node.settings import Settings
 from alcove.node.snapshots import Snapshots
 from alcove.node.start import Starter
 from alcove.node.supervisor import Supervisor
+from alcove.node.surroundings import Surroundings
 from alcove.node.volumes.routes import VolumeApi
 from alcove.wire.ids import NodeId
 
@@ -153,12 +153,14 @@ class Node:
                 machine.driver,
                 machine.ground,
                 self.places,
+                machine.volumes,
                 at_once=settings.starts_at_once,
                 timeout_s=settings.start_timeout_s,
                 process_limit=settings.process_limit,
                 extra_ca_pem=self._extra_ca_pem,
             ),
             saver=Saver(machine.driver, machine.ground, self.snapshots),
+            volumes=machine.volumes,
             memory_guard_percent=settings.memory_guard_percent,
             quiet_after_s=settings.quiet_after_s,
             tunnels_per_sandbox=settings.tunnels_per_sandbox,

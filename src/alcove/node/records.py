@@ -48,10 +48,22 @@ class Record:
     """What the guest made its own at the start."""
     saving: SnapshotSpec | None = None
     """A snapshot that was begun, until all that was held back for it is undone."""
+    remains: list[str] = field(default_factory=list)
+    """Ids of volumes it once had and that something inside may still have open."""
 
     @property
     def sandbox_id(self) -> SandboxId:
         return self.spec.sandbox_id
+
+    @property
+    def mounted(self) -> set[str]:
+        """Ids of the volumes that must have a place wherever it is restored."""
+        return {*self.spec.volumes.values(), *self.remains}
+
+    def having(self, volumes: dict[str, str]) -> "Record":
+        """The same with these volumes mounted and no others."""
+        known = sorted(self.mounted - {*volumes.values()})
+        return replace(self, spec=replace(self.spec, volumes=dict(volumes)), remains=known)
 
     def stopped(self, now: float) -> "Record":
         """What is kept for control to read once nothing runs: it needs no secrets."""
@@ -78,6 +90,7 @@ class Record:
             timings_ms=dict(self.timings_ms),
             changes=dict(self.changes),
             egress=self.spec.policy.digest(),
+            volumes=dict(self.spec.volumes),
         )
 
 

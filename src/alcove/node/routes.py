@@ -6,7 +6,7 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alcove import __version__
-from alcove.node.drivers.driver import Driver, Image
+from alcove.node.builds import ImageStore
+from alcove.node.drivers.driver import Driver
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.memory import memory_available_mib
@@ -36,11 +37,10 @@ from alcove.wire.ids import (
 )
 from alcove.wire.node import (
     EgressSpec,
-    ImageReport,
     ImageSpec,
     LogEntry,
+    MountSpec,
     NodeReport,
-    RecipeReport,
     SandboxSpec,
     SnapshotSpec,
 )
@@ -49,25 +49,7 @@ from alcove.wire.tokens import same
 
 _BODY_MAX_BYTES = 4 << 20
 _OPEN_PATHS = {"/health", "/metrics"}
-_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec)
-
-
-class ImageStore(Protocol):
-    """Template builds: images.py makes real ones, images_plain.py those of the fake driver."""
-
-    def build(self, spec: ImageSpec, registry: dict[str, Any] | None = None) -> ImageReport: ...
-
-    def get(self, build_id: BuildId) -> Image | None: ...
-
-    def report(self, build_id: BuildId) -> ImageReport | None: ...
-
-    def reports(self) -> list[ImageReport]: ...
-
-    def log(self, build_id: BuildId, after: int) -> list[LogEntry]: ...
-
-    def recipes(self) -> list[RecipeReport]: ...
-
-    async def remove(self, build_id: BuildId) -> None: ...
+_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec, MountSpec)
 
 
 class Api:
@@ -111,6 +93,7 @@ class Api:
             Route("/v1/sandboxes/{id}", self._sandbox, methods=["GET"]),
             Route("/v1/sandboxes/{id}", self._stop, methods=["DELETE"]),
             Route("/v1/sandboxes/{id}/egress", self._set_policy, methods=["PUT"]),
+            Route("/v1/sandboxes/{id}/volumes", self._set_volumes, methods=["PUT"]),
             Route("/v1/sandboxes/{id}/usage", self._usage),
             Route("/v1/sandboxes/{id}/logs", self._sandbox_log),
             Route("/v1/sandboxes/{id}/snapshots", self._save, methods=["POST"]),
@@ -160,6 +143,13 @@ class Api:
         if egress.sandbox_id != _sandbox_id(request):
             raise InvalidRequestError("the sandbox id in the path and in the body differ")
         await self._supervisor.set_policy(egress)
+        return Response(status_code=204)
+
+    async def _set_volumes(self, request: Request) -> Response:
+        wanted = await _read(request, MountSpec)
+        if wanted.sandbox_id != _sandbox_id(request):
+            raise InvalidRequestError("the sandbox id in the path and in the body differ")
+        await self._supervisor.set_volumes(wanted)
         return Response(status_code=204)
 
     async def _usage(self, request: Request) -> Response:
@@ -315,9 +305,9 @@ def _check(data: dict[str, Any], kind: type[_M]) -> None:
         expected: type[Any] = dict if field.default_factory is dict else _TYPES.get(field.name, str)
         if not _valid(data[field.name], expected, may_be_zero=field.name in _MAY_BE_ZERO):
             raise InvalidRequestError(f"{field.name} is not a valid {expected.__name__}")
-    env_vars = data.get("env_vars", {})
-    if not all(isinstance(text, str) for text in env_vars.values()):
-        raise InvalidRequestError("env_vars must map names to texts")
+    for name in ("env_vars", "volumes"):
+        if not all(isinstance(text, str) for text in data.get(name, {}).values()):
+            raise InvalidRequestError(f"{name} must map texts to texts")
     try:
         EgressPolicy.from_json(data.get("egress", {}))
     except ValueError as error:

@@ -197,7 +197,9 @@ class Saver:
             unresponsive=not responsive,
             timings_ms=dict(timings.ms),
         )
-        return SnapshotRecord(report, record.origin, spec.access_token, wanted.stop)
+        return SnapshotRecord(
+            report, record.origin, spec.access_token, wanted.stop, sorted(record.mounted)
+        )
 
 
 def _tell(wanted: SnapshotSpec, report: SnapshotReport, timings: Timings) -> None:

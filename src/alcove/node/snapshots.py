@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class SnapshotRecord:
     """By which the guest inside knows the node; a clone is told another."""
     stop: bool
     """Whether the sandbox was to stop in the moment that was saved."""
+    volumes: list[str] = field(default_factory=list)
+    """Ids of the volumes it had: where it is restored, something must be in their places."""
 
 
 class Snapshots:

@@ -6,7 +6,7 @@ it fails. Nothing is cleaned up here: the life that asked for the start destroys
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from alcove.node.guest_commands import GuestCommands
 from alcove.node.origins import Origin, Startup
 from alcove.node.places import Places, Taken
 from alcove.node.run import CommandError
+from alcove.node.volumes.store import Volumes
 from alcove.wire.node import SandboxSpec
 
 _log = structlog.get_logger()
@@ -55,6 +56,8 @@ class Source:
     """Keeps the files there as long as they are read."""
     access_token: str = ""
     """By which the guest in the snapshot knows the node; empty: it is nobody's yet."""
+    volumes: tuple[str, ...] = ()
+    """Ids of the volumes that the snapshot knows."""
     memory: bool = True
     """False: of what it ran nothing is left, and the start command has to run."""
 
@@ -95,6 +98,11 @@ class Timings:
             self.ms[name] = round(self.ms.get(name, 0.0) + spent, 3)
 
 
+def mount_list(volumes: Mapping[str, str]) -> list[dict[str, str]]:
+    """As the agent takes it."""
+    return [{"name": volumes[path], "path": path} for path in sorted(volumes)]
+
+
 class Starter:
     """Starts sandboxes, so many at once."""
 
@@ -103,6 +111,7 @@ class Starter:
         driver: Driver,
         ground: Ground,
         places: Places,
+        volumes: Volumes,
         *,
         at_once: int,
         timeout_s: float,
@@ -112,6 +121,7 @@ class Starter:
         self._driver = driver
         self._ground = ground
         self._places = places
+        self._volumes = volumes
         self._turns = asyncio.Semaphore(at_once)
         self._timeout_s = timeout_s
         self._process_limit = process_limit
@@ -147,23 +157,23 @@ class Starter:
         self, spec: SandboxSpec, source: Source, timings: Timings, note: Note
     ) -> tuple[Place, dict[str, Any]]:
         """A guest that has its identity: a warm one if there is one that answers, or restored."""
-        image = source.image
-        taken = await self._take(spec, image, timings, note, warm=True)
+        taken = await self._take(spec, source, timings, note, warm=True)
         if taken.restored:
             try:
                 changes = await self._init(spec, source, taken.place, timings, _WARM_ANSWER_S)
             except StepFailedError as error:
                 metrics.warm_let_down.inc()
                 self._let_go(taken.place, note, error)
-                taken = await self._take(spec, image, timings, note, warm=False)
+                taken = await self._take(spec, source, timings, note, warm=False)
             else:
                 return taken.place, changes
-        place = await self._restored(taken, spec, image, timings, note)
+        place = await self._restored(taken, spec, source, timings, note)
         return place, await self._init(spec, source, place, timings, self._timeout_s)
 
     async def _take(
-        self, spec: SandboxSpec, image: Image, timings: Timings, note: Note, *, warm: bool
+        self, spec: SandboxSpec, source: Source, timings: Timings, note: Note, *, warm: bool
     ) -> Taken:
+        image = source.image
         size = Size(spec.vcpu_count, spec.memory_mib, spec.disk_mib)
         with timings.step("place"):
             taken = await self._places.take(image, size, warm=warm)
@@ -173,6 +183,10 @@ class Starter:
                 await self._ground.authority(taken.place, spec.sandbox_id)
             if not spec.policy.is_default:
                 await self._ground.set_policy(taken.place, spec.policy)
+        if wanted := {*spec.volumes.values(), *source.volumes}:
+            with timings.step("volumes"):
+                needed = spec.volumes.values()
+                await self._volumes.attach(taken.place, sorted(wanted), needed=needed)
         return taken
 
     async def trusted(self, spec: SandboxSpec, place: Place) -> str:
@@ -199,18 +213,18 @@ class Starter:
             _log.warning("sandbox.not_ready", sandbox_id=spec.sandbox_id, why=why)
 
     async def _restored(
-        self, taken: Taken, spec: SandboxSpec, image: Image, timings: Timings, note: Note
+        self, taken: Taken, spec: SandboxSpec, source: Source, timings: Timings, note: Note
     ) -> Place:
         """Restore into a place; once more into a new one if a prepared place let us down."""
         while True:
             try:
                 with timings.step("restore"):
-                    await self._driver.restore(taken.place, image)
+                    await self._driver.restore(taken.place, source.image)
             except StepFailedError as error:
                 if not taken.prepared or isinstance(error.__cause__, SnapshotDamagedError):
                     raise
                 self._let_go(taken.place, note, error)
-                taken = await self._take(spec, image, timings, note, warm=False)
+                taken = await self._take(spec, source, timings, note, warm=False)
             else:
                 return taken.place
 
@@ -226,7 +240,15 @@ class Starter:
             if source.access_token:
                 # Programs run in it, and it may be restored more than once.
                 identity["reseed"] = True
-            return await guest.init(identity, timeout_s)
+            if spec.volumes or source.volumes:
+                identity["volumeMounts"] = mount_list(spec.volumes)
+            changes = await guest.init(identity, timeout_s)
+            if len(spec.volumes) != changes.get("volumes", 0):
+                raise GuestError(
+                    "the agent cannot mount volumes: the snapshot is of an earlier version; make "
+                    "the sandbox anew from its template"
+                )
+            return changes
 
     def _let_go(self, place: Place, note: Note, error: StepFailedError) -> None:
         note(None)

@@ -21,7 +21,7 @@ from alcove.node.errors import (
     StartFailedError,
 )
 from alcove.node.ground import Size
-from alcove.node.life import Life, Surroundings
+from alcove.node.life import Life
 from alcove.node.logs import SandboxLog
 from alcove.node.origins import Origin
 from alcove.node.places import NO_SLOT
@@ -29,10 +29,12 @@ from alcove.node.records import KEPT_STOPPED, Record, surplus
 from alcove.node.snapshots import Snapshots
 from alcove.node.start import Source
 from alcove.node.states import Event
+from alcove.node.surroundings import Surroundings
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId
 from alcove.wire.node import (
     EgressSpec,
     LogEntry,
+    MountSpec,
     SandboxReport,
     SandboxSpec,
     SandboxUsage,
@@ -100,6 +102,13 @@ class Supervisor:
         Raises NotHereError, OldGenerationError, EndedError, PolicyFailedError.
         """
         await shielded(self._set_policy(egress), name=f"egress policy of {egress.sandbox_id}")
+
+    async def set_volumes(self, wanted: MountSpec) -> None:
+        """Change which volumes a running sandbox has; it goes on when the caller is cancelled.
+
+        Raises NotHereError, OldGenerationError, EndedError, MountFailedError.
+        """
+        await shielded(self._set_volumes(wanted), name=f"volumes of {wanted.sandbox_id}")
 
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None:
         """Return once nothing of the sandbox runs; no harm if nothing does."""
@@ -252,6 +261,7 @@ class Supervisor:
             record.origin,
             functools.partial(self._snapshots.reading, snapshot_id),
             record.access_token,
+            tuple(record.volumes),
             record.report.memory,
         )
 
@@ -266,7 +276,10 @@ class Supervisor:
     async def _set_policy(self, egress: EgressSpec) -> None:
         await (await self._running(egress)).set_policy(egress)
 
-    async def _running(self, wanted: SnapshotSpec | EgressSpec) -> Life:
+    async def _set_volumes(self, wanted: MountSpec) -> None:
+        await (await self._running(wanted)).set_volumes(wanted)
+
+    async def _running(self, wanted: SnapshotSpec | EgressSpec | MountSpec) -> Life:
         life = self._lives.get(wanted.sandbox_id)
         record = self._ended.get(wanted.sandbox_id) if life is None else life.record
         if record is None or record.spec.generation < wanted.generation:

@@ -7,6 +7,7 @@
     PUT    /v1/sandboxes/{id}/egress   EgressSpec              204             repeatable
     DELETE /v1/sandboxes/{id}?reason=                          204             stop; repeatable
     DELETE /v1/sandboxes?reason=                               204             stop them all
+    PUT    /v1/sandboxes/{id}/volumes  MountSpec               204             repeatable
     GET    /v1/sandboxes/{id}/usage                            SandboxUsage | 404
     GET    /v1/sandboxes/usage                                 {"usage": {id: SandboxUsage}}
     GET    /v1/sandboxes/{id}/logs?after=                      {"entries": [LogEntry]}
@@ -99,6 +100,8 @@ class SandboxSpec(_Message):
     """Say "sandbox.idle" after so long without activity; 0: never."""
     freeze_after_s: float = 0.0
     """Freeze it after so long without activity; 0: never, its timers must go on."""
+    volumes: dict[str, str] = field(default_factory=dict)
+    """Ids of the volumes it has, by the path where they are mounted."""
 
     @property
     def policy(self) -> EgressPolicy:
@@ -118,6 +121,16 @@ class EgressSpec(_Message):
     generation: int
     egress: dict[str, Any] = field(default_factory=dict)
     """An EgressPolicy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountSpec(_Message):
+    """Which volumes a running sandbox has from now on."""
+
+    sandbox_id: SandboxId
+    generation: int
+    volumes: dict[str, str] = field(default_factory=dict)
+    """Ids by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,8 @@ class SandboxReport(_Message):
     tier_since: float | None = None
     egress: str = ""
     """Digest of the policy in force (EgressPolicy)."""
+    volumes: dict[str, str] = field(default_factory=dict)
+    """Ids of the volumes it has, by path."""
     active_at: float | None = None
     """When anything was last going on: traffic, processor, disk or network."""
 

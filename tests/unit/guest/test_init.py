@@ -34,6 +34,7 @@ def test_with_a_token_only_its_holders_may_call(own_agent: Agent) -> None:
         ("POST", "/forward"),
         ("POST", "/memory/relieve"),
         ("POST", "/settle"),
+        ("POST", "/volumes"),
         ("POST", "/reboot"),
         ("POST", "/files/compose"),
         ("GET", "/nowhere"),

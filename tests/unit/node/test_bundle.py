@@ -29,9 +29,12 @@ def test_it_is_json_and_names_the_place() -> None:
     assert made["process"]["args"] == list(AGENT_ARGV)
 
 
-def test_only_the_agent_comes_from_the_host_and_cannot_be_written() -> None:
+def test_only_the_agent_which_cannot_be_written_and_volumes_come_from_the_host() -> None:
     binds = [m for m in config(PLACE, IMAGE)["mounts"] if m["type"] == "bind"]
-    assert [(m["source"], m["destination"]) for m in binds] == [("/agent", "/.alcove")]
+    assert [(m["source"], m["destination"]) for m in binds] == [
+        ("/agent", "/.alcove"),
+        (str(PLACE.disk / "volumes"), "/.alcove-volumes"),
+    ]
     assert "ro" in binds[0]["options"]
 
 

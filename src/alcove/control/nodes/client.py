@@ -8,6 +8,7 @@ NodeError
 ├── NodeSnapshotError      it cannot start this snapshot: lost, damaged or of another driver version
 ├── NodeGuestError         the agent inside the sandbox does not answer; nothing was done
 ├── NodeNotSavedError      the snapshot could not be taken; the sandbox runs on
+├── NodeNotMountedError    the volumes could not be mounted; the former ones are
 └── NodeRefusedError       it answered with another error
 """
 
@@ -27,6 +28,7 @@ from alcove.wire.node import (
     ImageReport,
     ImageSpec,
     LogEntry,
+    MountSpec,
     NodeEvent,
     NodeReport,
     SandboxReport,
@@ -77,8 +79,18 @@ class NodeNotSavedError(NodeError):
     pass
 
 
+class NodeNotMountedError(NodeError):
+    def __init__(self, text: str, message: str) -> None:
+        """`message`: the node's own words."""
+        super().__init__(text)
+        self.message = message
+
+
 class NodeRefusedError(NodeError):
     pass
+
+
+Pieces = AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ class Content:
 
     status: int
     headers: Mapping[str, str]
-    pieces: AsyncIterator[bytes]
+    pieces: Pieces
 
 
 class NodeClient(Protocol):
@@ -96,6 +108,7 @@ class NodeClient(Protocol):
     async def start(self, spec: SandboxSpec) -> SandboxReport: ...
     async def stop(self, sandbox_id: SandboxId, reason: StopReason) -> None: ...
     async def set_policy(self, egress: EgressSpec) -> None: ...
+    async def set_volumes(self, mounts: MountSpec) -> None: ...
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None: ...
     async def list_all(self) -> list[SandboxReport]: ...
     async def save(self, spec: SnapshotSpec) -> SnapshotReport: ...
@@ -114,12 +127,7 @@ class NodeClient(Protocol):
     async def ensure_volume(self, spec: VolumeSpec) -> VolumeReport: ...
     async def delete_volume(self, volume_id: VolumeId) -> None: ...
     def volume_content(
-        self,
-        method: str,
-        volume_id: VolumeId,
-        what: str,
-        query: str,
-        body: AsyncIterator[bytes] | None,
+        self, method: str, volume_id: VolumeId, what: str, query: str, body: Pieces | None
     ) -> AbstractAsyncContextManager[Content]: ...
     async def report(self) -> NodeReport: ...
 
@@ -166,6 +174,10 @@ class HttpNode:
 
     async def set_policy(self, egress: EgressSpec) -> None:
         await self._call("PUT", f"/v1/sandboxes/{egress.sandbox_id}/egress", egress.to_json())
+
+    async def set_volumes(self, mounts: MountSpec) -> None:
+        path = f"/v1/sandboxes/{mounts.sandbox_id}/volumes"
+        await self._call("PUT", path, mounts.to_json(), timeout_s=self._start_timeout_s)
 
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}", missing_ok=True)
@@ -231,12 +243,7 @@ class HttpNode:
 
     @asynccontextmanager
     async def volume_content(
-        self,
-        method: str,
-        volume_id: VolumeId,
-        what: str,
-        query: str,
-        body: AsyncIterator[bytes] | None,
+        self, method: str, volume_id: VolumeId, what: str, query: str, body: Pieces | None
     ) -> AsyncIterator[Content]:
         """What `body` raises comes through as it is."""
         path = f"/v1/volumes/{volume_id}/{what}?{query}"
@@ -363,7 +370,9 @@ _SNAPSHOT_ERRORS = {
 
 def _refusal(call: str, status: int, content: bytes) -> NodeError:
     text = f"{call}: status {status}: {content[:500].decode(errors='replace')}"
-    match status, _error_code(content):
+    match status, _field(content, "error_code"):
+        case _, ErrorCode.MOUNT_FAILED:
+            return NodeNotMountedError(text, str(_field(content, "message")))
         case _, ErrorCode.GUEST_UNRESPONSIVE:
             return NodeGuestError(text)
         case _, ErrorCode.SNAPSHOT_FAILED:
@@ -380,9 +389,9 @@ def _refusal(call: str, status: int, content: bytes) -> NodeError:
             return NodeRefusedError(text)
 
 
-def _error_code(content: bytes) -> Any:
+def _field(content: bytes, name: str) -> Any:
     try:
         body = json.loads(content)
     except ValueError:
         return None
-    return body.get("error_code") if isinstance(body, dict) else None
+    return body.get(name) if isinstance(body, dict) else None

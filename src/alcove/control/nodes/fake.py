@@ -19,6 +19,7 @@ from alcove.control.nodes.client import (
     NodeRefusedError,
     NodeSnapshotError,
     NodeUnreachableError,
+    Pieces,
 )
 from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, VolumeId
@@ -28,6 +29,7 @@ from alcove.wire.node import (
     ImageReport,
     ImageSpec,
     LogEntry,
+    MountSpec,
     NodeEvent,
     NodeReport,
     RecipeReport,
@@ -94,6 +96,7 @@ class FakeNode:
             isolation="none",
             started_at=time(),
             egress=spec.policy.digest(),
+            volumes=dict(spec.volumes),
         )
         self.specs[spec.sandbox_id] = spec
         self.sandboxes[spec.sandbox_id] = report
@@ -142,6 +145,13 @@ class FakeNode:
     async def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
         await self._enter("delete_snapshot")
         self.saved.pop(snapshot_id, None)
+
+    async def set_volumes(self, mounts: MountSpec) -> None:
+        await self._enter("set_volumes")
+        known = self.sandboxes.get(mounts.sandbox_id)
+        if known is None or known.generation != mounts.generation:
+            raise NodeRefusedError(f"{mounts.sandbox_id} does not run")
+        self.sandboxes[mounts.sandbox_id] = replace(known, volumes=dict(mounts.volumes))
 
     async def find(self, sandbox_id: SandboxId) -> SandboxReport | None:
         await self._enter("find")
@@ -227,19 +237,14 @@ class FakeNode:
 
     @asynccontextmanager
     async def volume_content(
-        self,
-        method: str,
-        volume_id: VolumeId,
-        what: str,
-        query: str,
-        body: AsyncIterator[bytes] | None,
+        self, method: str, volume_id: VolumeId, what: str, query: str, body: Pieces | None
     ) -> AsyncIterator[Content]:
         """Answers with the body it was sent."""
         await self._enter("volume_content")
         sent = b"" if body is None else b"".join([piece async for piece in body])
         self.contents.append((method, volume_id, what, query, sent))
 
-        async def pieces() -> AsyncIterator[bytes]:
+        async def pieces() -> Pieces:
             yield sent
 
         yield Content(200, {"Content-Length": str(len(sent))}, pieces())

@@ -7,6 +7,7 @@ import re
 
 from alcove.control.errors import InvalidRequestError
 from alcove.control.sandboxes import schemas
+from alcove.control.sandboxes.mounts import read_mounts
 from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.plan import Lifecycle, Wanted
 from alcove.control.sandboxes.states import IdleAction
@@ -18,8 +19,6 @@ _MAX_IDLE_DIGITS = 9
 
 
 def read_create(body: schemas.NewSandbox) -> Wanted:
-    if body.volumeMounts:
-        raise InvalidRequestError("volumeMounts are not available in this version of Alcove")
     if body.iam and body.iam.get("tokens"):
         raise InvalidRequestError("iam tokens are not available in this version of Alcove")
     env_vars = body.envVars or {}
@@ -37,6 +36,7 @@ def read_create(body: schemas.NewSandbox) -> Wanted:
         metadata=body.metadata or {},
         env_vars=env_vars,
         lifecycle=_lifecycle(body),
+        mounts=read_mounts([(one.name, one.path) for one in body.volumeMounts or []]),
     )
 
 

@@ -229,6 +229,14 @@ async def change_egress(tx: Tx, sandbox: Sandbox) -> bool:
     return changed.rowcount == 1
 
 
+async def change_mounts(tx: Tx, sandbox: Sandbox) -> bool:
+    """Write down which volumes a sandbox that stays as it is has."""
+    changed = await tx.execute(
+        update(sandboxes).where(unchanged(sandbox)).values(mounts=sandbox.mounts)
+    )
+    return changed.rowcount == 1
+
+
 async def expedite_starts(tx: Tx, now: int) -> None:
     """Give up on every start and resume: the process that was to finish them is gone."""
     await tx.execute(

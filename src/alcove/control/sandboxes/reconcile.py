@@ -25,6 +25,7 @@ from alcove.control.events import store as events
 from alcove.control.nodes.client import NodeClient, NodeError
 from alcove.control.nodes.service import Node, Nodes
 from alcove.control.sandboxes import history, idempotency, marks, store
+from alcove.control.sandboxes.mounting import Mounting
 from alcove.control.sandboxes.pauses import Pauses
 from alcove.control.sandboxes.reach import Reach
 from alcove.control.sandboxes.reports import is_here, is_running, was_paused, why_gone
@@ -59,6 +60,7 @@ class SandboxReconciler:
         pauses: Pauses,
         resumes: Resumes,
         reach: Reach,
+        mounting: Mounting,
         keep_events_us: int,
     ) -> None:
         self._db = db
@@ -67,6 +69,7 @@ class SandboxReconciler:
         self._pauses = pauses
         self._resumes = resumes
         self._reach = reach
+        self._mounting = mounting
         self._clock = clock
         self._keep_events_us = keep_events_us
 
@@ -166,6 +169,8 @@ class SandboxReconciler:
             case State.RUNNING if report is not None and is_running(sandbox, report):
                 if await self._reach.repair(sandbox, report):
                     _count("egress_policy", sandbox.id)
+                if await self._mounting.repair(sandbox, report):
+                    _count("volumes", sandbox.id)
             case State.RESUMING:
                 await self._resumes.finish(sandbox, report)
             case State.STOPPING:

@@ -143,6 +143,7 @@ class ListedSandbox(BaseModel):
     metadata: dict[str, str]
     state: SandboxState
     envdVersion: str
+    volumeMounts: list[VolumeMount] | None = None
     envdUnresponsiveAtPause: bool | None = None
 
 

@@ -43,9 +43,15 @@ def listed_json(sandbox: Sandbox, now: int) -> dict[str, Any]:
     }
     if sandbox.alias is not None:
         shown["alias"] = sandbox.alias
+    if sandbox.mounts:
+        shown["volumeMounts"] = mounts_json(sandbox)
     if sandbox.unresponsive and sandbox.state is State.PAUSED:
         shown["envdUnresponsiveAtPause"] = True
     return shown
+
+
+def mounts_json(sandbox: Sandbox) -> list[dict[str, str]]:
+    return [{"name": mount["name"], "path": path} for path, mount in sandbox.mounts.items()]
 
 
 def detail_json(created: Created, now: int) -> dict[str, Any]:

@@ -6,7 +6,14 @@ to whichever sandbox comes next; only the place (network namespace, control grou
 
 from typing import Any
 
-from alcove.node.drivers.driver import AGENT_ARGV, AGENT_ENV, AGENT_MOUNT, Image, Place
+from alcove.node.drivers.driver import (
+    AGENT_ARGV,
+    AGENT_ENV,
+    AGENT_MOUNT,
+    VOLUMES_MOUNT,
+    Image,
+    Place,
+)
 
 OPEN_FILES = 1 << 20
 OOM_SCORE_ADJ = 500
@@ -51,7 +58,7 @@ def config(place: Place, image: Image) -> dict[str, Any]:
         "hostname": "sandbox",
         "root": {"path": str(image.rootfs), "readonly": False},
         "process": _process(),
-        "mounts": _mounts(image),
+        "mounts": _mounts(place, image),
         "linux": {
             "cgroupsPath": "/" + place.cgroup.strip("/"),
             "namespaces": [
@@ -86,7 +93,7 @@ def _process() -> dict[str, Any]:
     }
 
 
-def _mounts(image: Image) -> list[dict[str, Any]]:
+def _mounts(place: Place, image: Image) -> list[dict[str, Any]]:
     shared_memory = "/dev/shm"  # noqa: S108 - the guest's, not ours
     return [
         {"destination": "/proc", "type": "proc", "source": "proc"},
@@ -103,5 +110,12 @@ def _mounts(image: Image) -> list[dict[str, Any]]:
             "type": "bind",
             "source": str(image.agent),
             "options": ["bind", "ro"],
+        },
+        {
+            "destination": VOLUMES_MOUNT,
+            "type": "bind",
+            "source": str(place.volumes),
+            # With what is mounted there, should the container be made again.
+            "options": ["rbind", "rw"],
         },
     ]

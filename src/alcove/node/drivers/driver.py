@@ -88,6 +88,11 @@ class Place:
     console: Path
     """File that receives what the guest writes to its console."""
 
+    @property
+    def volumes(self) -> Path:
+        """What the guest sees at VOLUMES_MOUNT: volumes are mounted below it, at any time."""
+        return self.disk / "volumes"
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -108,6 +113,10 @@ class Image:
 
 AGENT_MOUNT = "/.alcove"
 """Where every sandbox sees the guest bundle."""
+
+VOLUMES_MOUNT = "/.alcove-volumes"
+"""Where every sandbox sees the volumes it has, by their ids; the agent mounts them from there to
+where they are wanted. It is in every snapshot, so that a volume can come and go at any time."""
 
 AGENT_ARGV = (
     f"{AGENT_MOUNT}/lib/ld.so",

@@ -213,6 +213,10 @@ class FakeDriver:
                 return 200, {"open": False}
             case "/memory/relieve":
                 return 200, {}
+            case "/volumes":
+                volumes = json.loads(body)["volumeMounts"]
+                _save(place, state | {"volumes": volumes})
+                return 200, {"volumes": len(volumes)}
             case "/reboot":
                 _save(place, state | {"started": []})
                 return 200, {"ended": len(state.get("started", []))}
@@ -235,6 +239,10 @@ class FakeDriver:
         state["env"] |= wanted.get("envVars") or {}
         identity = {name: wanted.get(name) for name in ("hostname", "boots")}
         changes = {name: state.get(name) != value for name, value in identity.items()}
+        volumes = wanted.get("volumeMounts")
+        if volumes is not None:
+            identity |= {"volumes": volumes}
+            changes |= {"volumes": len(volumes)}
         _save(place, state | identity)
         return 200, {"changes": changes | {"token": token is not None}}
 

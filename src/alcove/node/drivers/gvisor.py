@@ -245,6 +245,7 @@ class GvisorDriver:
             )
         for directory in (runsc.root(place), runsc.bundle(place), place.disk):
             directory.mkdir(parents=True, exist_ok=True)
+        place.volumes.mkdir(mode=0o700, exist_ok=True)
         _bound_console(place)
         (runsc.bundle(place) / "config.json").write_text(json.dumps(bundle.config(place, image)))
         group = Cgroup(place.cgroup)

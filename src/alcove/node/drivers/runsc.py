@@ -30,9 +30,10 @@ exec "$@" </dev/null >>"$console" 2>&1
 is in config.json too, but only the command line's start looks there."""
 
 _HIDE = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
-_HIDE_SYSCTLS = ("unshare", "--mount", "sh", "-c", _HIDE, "sh")
+_HIDE_SYSCTLS = ("unshare", "--mount", "--propagation=slave", "sh", "-c", _HIDE, "sh")
 """runsc 20240729 takes a network namespace that has net.core.rmem_default for the host's and
-refuses it; newer kernels have it in every namespace, so the command line must not see it."""
+refuses it; newer kernels have it in every namespace, so the command line must not see it. What the
+host mounts later under the place's disk still comes through: volumes."""
 
 
 class Runsc:
@@ -150,7 +151,7 @@ def flags(place: Place) -> list[str]:
         "--platform=systrap",
         "--network=sandbox",
         f"--overlay2=root:dir={place.disk}",
-        "--file-access-mounts=exclusive",  # the bundle never changes: no look at the host per stat
+        "--file-access-mounts=shared",  # volumes change on the host, and in other sandboxes
         "--cpu-num-from-quota",
         "--net-disconnect-ok",
         "--network-processors-per-channel=2",

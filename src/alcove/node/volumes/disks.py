@@ -118,6 +118,15 @@ class LoopDisks:
         used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
         return Filled(used, max(0, stat.f_files - stat.f_ffree - _OWN_INODES), stat.f_files)
 
+    def in_use(self, directory: Path) -> bool:
+        """Whether it is mounted anywhere else: a sandbox has it."""
+        if not self.is_mounted(directory):
+            return False
+        device = (directory / _FILES).stat().st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return sum(line.split(" ")[2] == number for line in lines) > 1
+
     def stored_bytes(self, directory: Path) -> int:
         """What its file takes on the disk of this machine."""
         try:
@@ -149,6 +158,10 @@ class PlainDisks:
     def stored_bytes(self, directory: Path) -> int:
         del directory
         return 0
+
+    def in_use(self, directory: Path) -> bool:
+        del directory
+        return False
 
 
 def _file_mib(size_mib: int) -> int:

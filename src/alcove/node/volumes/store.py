@@ -12,7 +12,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from alcove.node.drivers.driver import Place
 from alcove.node.errors import BusyError, InvalidRequestError, NoCapacityError, NotHereError
 from alcove.node.ground import remove_tree
 from alcove.node.volumes.disks import Filled
@@ -49,11 +50,22 @@ class Disks(Protocol):
 
     def stored_bytes(self, directory: Path) -> int: ...
 
+    def in_use(self, directory: Path) -> bool: ...
+
+
+class Mounts(Protocol):
+    """How a place gets a volume (attaching.py)."""
+
+    async def attach(self, place: Place, volume_id: VolumeId, files: Path | None) -> None: ...
+
+    async def detach(self, place: Place, volume_id: VolumeId) -> None: ...
+
 
 class Volumes:
-    def __init__(self, directory: Path, disks: Disks) -> None:
+    def __init__(self, directory: Path, disks: Disks, mounts: Mounts) -> None:
         self._directory = directory
         self._disks = disks
+        self._mounts = mounts
         self._held: Counter[VolumeId] = Counter()
         self._removing: set[VolumeId] = set()
         self._turns: WeakValueDictionary[VolumeId, asyncio.Lock] = WeakValueDictionary()
@@ -105,14 +117,34 @@ class Volumes:
             if not self._held[volume_id]:
                 del self._held[volume_id]
 
+    async def attach(
+        self, place: Place, volume_ids: Iterable[str], *, needed: Collection[str]
+    ) -> None:
+        """Have volumes in a place, before or while a guest runs there. May be repeated.
+
+        Raises NotHereError for one that is needed; of another, an empty directory is there.
+        """
+        for volume_id in map(VolumeId, volume_ids):
+            try:
+                with self.held(volume_id):
+                    await self._mounts.attach(place, volume_id, await self.files(volume_id))
+            except NotHereError:
+                if volume_id in needed:
+                    raise
+                await self._mounts.attach(place, volume_id, None)
+
+    async def detach(self, place: Place, volume_ids: Iterable[str]) -> None:
+        for volume_id in map(VolumeId, volume_ids):
+            await self._mounts.detach(place, volume_id)
+
     async def remove(self, volume_id: VolumeId) -> None:
         """Remove a volume and all in it. Raises BusyError while somebody uses it."""
         self._removing.add(volume_id)
         try:
             async with self._turn(volume_id):
-                if self._held[volume_id]:
-                    raise BusyError(f"volume {volume_id} is in use on this node")
                 directory = self._path(volume_id)
+                if self._held[volume_id] or self._disks.in_use(directory):
+                    raise BusyError(f"volume {volume_id} is in use on this node")
                 if directory.exists():
                     await self._disks.unmount(directory)
                     gone = self._directory / f"{_REMOVED}{volume_id}-{secrets.token_hex(4)}"

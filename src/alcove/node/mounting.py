@@ -1,0 +1,41 @@
+"""Volumes of a running sandbox: new ones first come into its place, then its agent mounts what is
+wanted where it is wanted, and what it has no more leaves the place.
+
+A crash in between leaves more in the place than is mounted, which the next change or the end of the
+sandbox takes away.
+"""
+
+from collections.abc import Mapping
+
+from alcove.node.drivers.driver import DriverError, Place
+from alcove.node.errors import MountFailedError, NotHereError
+from alcove.node.guest_client import GuestClient, GuestError
+from alcove.node.run import CommandError
+from alcove.node.start import mount_list
+from alcove.node.volumes.store import Volumes
+
+_ANSWER_S = 30.0
+
+
+async def change(
+    volumes: Volumes,
+    place: Place,
+    guest: GuestClient,
+    before: Mapping[str, str],
+    wanted: Mapping[str, str],
+) -> None:
+    """Have the volumes `wanted` (ids by path) and no others.
+
+    Raises MountFailedError; the former ones are there then.
+    """
+    needed = set(wanted.values())
+    try:
+        await volumes.attach(place, sorted(needed), needed=needed)
+        await guest.mount_volumes(mount_list(wanted), _ANSWER_S)
+    except (GuestError, DriverError, CommandError, NotHereError, OSError) as error:
+        try:
+            await guest.mount_volumes(mount_list(before), _ANSWER_S)
+        except (GuestError, DriverError) as again:
+            error.add_note(f"nor could the former ones be mounted: {again}")
+        raise MountFailedError(f"the volumes could not be mounted: {error}") from error
+    await volumes.detach(place, sorted(set(before.values()) - needed))
