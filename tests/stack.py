@@ -101,7 +101,7 @@ def start(data_dir: Path = DATA_DIR, **changes: str) -> Stack:
     Authority.kept(EGRESS_CA)
     for name in ("control.db", "control.db-wal", "control.db-shm", "local.env", "config.json"):
         (data_dir / name).unlink(missing_ok=True)
-    for name in ("sandboxes", "snapshots"):
+    for name in ("sandboxes", "snapshots", "volumes"):
         shutil.rmtree(data_dir / name, ignore_errors=True)
     chosen = OPTIONS | {name.replace("_", "-"): value for name, value in changes.items()}
     options = [part for name, value in chosen.items() for part in (f"--{name}", value)]

@@ -13,7 +13,13 @@ FOLDER = Path(__file__).parent / "js"
 
 @pytest.mark.timeout(300)  # builds of templates take their time
 @pytest.mark.parametrize(
-    ("script", "count"), [("contract.test.js", 9), ("travel.test.js", 6), ("template.test.js", 3)]
+    ("script", "count"),
+    [
+        ("contract.test.js", 9),
+        ("travel.test.js", 6),
+        ("template.test.js", 3),
+        ("volume.test.js", 2),
+    ],
 )
 def test_javascript_sdk(stack: Stack, script: str, count: int) -> None:
     finished = subprocess.run(

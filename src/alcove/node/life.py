@@ -115,8 +115,7 @@ class Life:
         async with self._policy_turn:
             place = self._running_place(State.RUNNING, State.SAVING)
             spec = self.record.spec.reaching(egress)
-            was = self.record.spec.policy
-            setting = reaching.reach(self._around, place, self.guest(), spec, was)
+            setting = reaching.reach(self._around, place, self.guest(), spec, self.record.spec)
             try:
                 await self._change(replace(self.record, spec=spec), setting, "egress policy")
             except EndedError:

@@ -3,17 +3,16 @@
 from alcove.node.drivers.driver import Place
 from alcove.node.guest_client import GuestClient
 from alcove.node.surroundings import Surroundings
-from alcove.wire.egress import EgressPolicy
 from alcove.wire.node import SandboxSpec
 
 _TRUST_S = 10.0
 
 
 async def reach(
-    around: Surroundings, place: Place, guest: GuestClient, spec: SandboxSpec, before: EgressPolicy
+    around: Surroundings, place: Place, guest: GuestClient, spec: SandboxSpec, before: SandboxSpec
 ) -> None:
-    """Have the sandbox reach what its spec says now."""
-    if spec.policy.intercepted and not before.intercepted:
+    """Have the sandbox reach what its spec says from now on."""
+    if spec.policy.intercepted and not before.policy.intercepted:
         # Programs that begin from now on trust what will end their TLS.
         await guest.trust(await around.starter.trusted(spec, place), _TRUST_S)
     await around.ground.set_policy(place, spec.policy)

@@ -42,6 +42,12 @@ _WARM_ANSWER_S = 3.0
 _READY_S = 30.0
 """So long a start command that runs again after a reboot is waited for."""
 
+_NO_FILE = "no such file or directory"
+_FILE_GONE = (
+    "a file of a volume that was open when it was saved is there no more: put a file of that name "
+    "back into the volume, then start it again"
+)
+
 Note = Callable[[Place | None], None]
 """Writes down which place a start has, before anything happens there."""
 
@@ -221,6 +227,8 @@ class Starter:
                 with timings.step("restore"):
                     await self._driver.restore(taken.place, source.image)
             except StepFailedError as error:
+                if source.volumes and _NO_FILE in str(error):
+                    raise StepFailedError(_FILE_GONE) from error
                 if not taken.prepared or isinstance(error.__cause__, SnapshotDamagedError):
                     raise
                 self._let_go(taken.place, note, error)

@@ -3,7 +3,7 @@
 import time
 import uuid
 
-from ppio_sandbox.core import NotFoundException, Sandbox, SandboxQuery, SandboxState
+from ppio_sandbox.core import NotFoundException, Sandbox, SandboxQuery, SandboxState, Volume
 
 mark = uuid.uuid4().hex
 sandbox = Sandbox.create(timeout=300, metadata={"mark": mark}, envs={"COLOUR": "blue"})
@@ -48,6 +48,19 @@ try:
     assert Sandbox.get_info(sandbox.sandbox_id).state == SandboxState.PAUSED
     sandbox.connect(timeout=300)
     assert sandbox.files.read("state.txt") == "before"
+
+    volume = Volume.create(f"ppio-{mark[:8]}", quota_size_gib=1)
+    try:
+        sandbox.mount_volume(volume.name, "/mnt/data")
+        sandbox.files.write("/mnt/data/kept", "yes")
+        answer = sandbox.unmount_volume("/mnt/data", force=True)
+        assert answer["sandboxID"] == sandbox.sandbox_id
+        assert not sandbox.files.exists("/mnt/data/kept")
+        sandbox.mount_volume(volume.name, "/mnt/again")
+        assert sandbox.files.read("/mnt/again/kept") == "yes"
+        sandbox.unmount_volume("/mnt/again", force=True)
+    finally:
+        assert Volume.destroy(volume.volume_id) is True
 
     snapshot = sandbox.create_snapshot()
     found = sandbox.list_snapshots().next_items()

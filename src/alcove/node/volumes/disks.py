@@ -22,16 +22,14 @@ _log = structlog.get_logger()
 
 _IMAGE, _FILES = "volume.img", "files"
 _MAKING = "volume.making"
-_FORMAT = ["mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8"]
+_INODE_BYTES, _JOURNAL_MIB = 256, 8
+_FORMAT = ["mkfs.ext4", "-q", "-F", "-m", "0", "-J", f"size={_JOURNAL_MIB}"]
 _LAZY = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
 # Not noexec: programs in a volume may be run, by the application kernel. Nothing on it is more to
 # the host than bytes: no devices, no set-user-ID.
 _OPTIONS = "loop,nodev,nosuid,noatime,discard"
 _OWN_INODES = 10
 """What ext4 needs for itself."""
-_ROOM = 1.02
-"""Tables and journal are not for files: so much more is made than was asked for."""
-_FIXED_MIB = 10
 _CHECK_S = 300.0
 _REPAIRED = 1
 """The exit code of a check that has mended something."""
@@ -57,15 +55,16 @@ class LoopDisks:
             return
         with making.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
-            file.truncate(_file_mib(size_mib) << 20)
+            # Tables and journal are not for files, and come on top of the quota.
+            file.truncate(((size_mib + _JOURNAL_MIB) << 20) + inodes * _INODE_BYTES)
         argv = [*_FORMAT, "-E", _LAZY, "-N", str(inodes + _OWN_INODES), str(making)]
         await run(argv)
         making.rename(image)
 
-    async def grow(self, directory: Path, size_mib: int) -> None:
+    async def grow(self, directory: Path, was_mib: int, size_mib: int, inodes: int) -> None:
         """Make it larger, while it is mounted if the kernel lets us. Raises BusyError."""
         image = directory / _IMAGE
-        wanted = _file_mib(size_mib) << 20
+        wanted = ((size_mib + _JOURNAL_MIB) << 20) + inodes * _INODE_BYTES * size_mib // was_mib
         if image.stat().st_size < wanted:
             os.truncate(image, wanted)
         found = await run(["findmnt", "-n", "-o", "SOURCE", "-M", str(directory / _FILES)])
@@ -142,7 +141,7 @@ class PlainDisks:
         del size_mib, inodes
         (directory / _FILES).mkdir(exist_ok=True)
 
-    async def grow(self, directory: Path, size_mib: int) -> None:
+    async def grow(self, directory: Path, was_mib: int, size_mib: int, inodes: int) -> None:
         """A directory has no size."""
 
     async def mount(self, directory: Path) -> Path:
@@ -162,10 +161,6 @@ class PlainDisks:
     def in_use(self, directory: Path) -> bool:
         del directory
         return False
-
-
-def _file_mib(size_mib: int) -> int:
-    return int(size_mib * _ROOM) + _FIXED_MIB
 
 
 def _loop_of(image: Path) -> bool:

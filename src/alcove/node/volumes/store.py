@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -40,7 +41,7 @@ class Disks(Protocol):
 
     async def make(self, directory: Path, size_mib: int, inodes: int) -> None: ...
 
-    async def grow(self, directory: Path, size_mib: int) -> None: ...
+    async def grow(self, directory: Path, was_mib: int, size_mib: int, inodes: int) -> None: ...
 
     async def mount(self, directory: Path) -> Path: ...
 
@@ -83,9 +84,10 @@ class Volumes:
             await self._disks.make(directory, (known or spec).size_mib, (known or spec).inodes)
             await self._disks.mount(directory)
             if known is not None and known.size_mib < spec.size_mib:
-                await self._disks.grow(directory, spec.size_mib)
+                await self._disks.grow(directory, known.size_mib, spec.size_mib, known.inodes)
                 # Only now: a crash in between has it grown again, which does no harm.
-                self._write(spec)
+                inodes = self._disks.filled(directory).inodes_total or known.inodes
+                self._write(replace(spec, inodes=inodes))
             return self._report(spec.volume_id)
 
     def report(self, volume_id: VolumeId) -> VolumeReport:
