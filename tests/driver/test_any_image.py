@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 import rig
 
-from alcove.node.drivers.driver import AGENT_MOUNT, Image, Place
+from alcove.node.drivers.driver import AGENT_MOUNT, VOLUMES_MOUNT, Image, Place
 from alcove.node.drivers.gvisor import GvisorDriver
 from alcove.node.guest_client import GuestClient
 from alcove.wire.connect import EnvelopeDecoder, encode_envelope
@@ -199,8 +199,9 @@ def test_an_image_without_a_single_file(
         assert await clone.read("root", "/data/iany") == b"iany"
 
     asyncio.run(scenario())
-    # runsc needs a mount point; nothing that a guest writes gets here.
-    assert [path.name for path in empty_root.rglob("*")] == [AGENT_MOUNT.strip("/")]
+    # runsc needs mount points; nothing that a guest writes gets here.
+    mount_points = {AGENT_MOUNT.strip("/"), VOLUMES_MOUNT.strip("/")}
+    assert {path.name for path in empty_root.rglob("*")} == mount_points
 
 
 def test_a_connection_open_at_a_snapshot_does_no_harm(

@@ -43,7 +43,7 @@ _FILES = {
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     "etc/resolv.conf": f"nameserver {GATEWAY_ADDRESS}\n",
 }
-_MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
+_MOUNT_POINTS = (".alcove", ".alcove-volumes", "dev", "proc", "sys", "run", "tmp")
 
 Log = Callable[[str, str], None]
 """(level, line)"""

@@ -44,7 +44,7 @@ _IDLE = re.compile(r"Removing leading|Exiting with failure|Error is not recovera
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
 NEW = ".new-"
 _NAME = "layer.json"
-_MOUNT_POINTS = (".alcove", "dev", "proc", "sys", "run", "tmp")
+_MOUNT_POINTS = (".alcove", ".alcove-volumes", "dev", "proc", "sys", "run", "tmp")
 _KEPT_IN_TMP = "tmp/.X11-unix"
 """runsc mounts memory over an empty /tmp: what is written there must count as disk."""
 _TAR = [
