@@ -113,6 +113,12 @@ def test_volumes_are_mounted_and_unmounted_while_a_sandbox_runs(in_world: InWorl
         assert answer.status_code == 400
         answer = await world.http.delete(path, params={"path": "/elsewhere"})
         assert answer.status_code == 404
+        others = await world.other_team()
+        for answer in (
+            await world.http.post(path, json=wanted, headers=others),
+            await world.http.delete(path, params={"path": AT}, headers=others),
+        ):
+            assert answer.status_code == 404
         answer = await world.http.delete(path, params={"path": AT, "force": "true"})
         assert (answer.status_code, answer.json().get("volumeMounts")) == (200, None)
         assert world.node.sandboxes[SandboxId(sandbox_id)].volumes == {}
