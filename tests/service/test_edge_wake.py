@@ -160,6 +160,8 @@ PATH, LATER, OVER = "/home/user/ü b+c", int(time.time()) + 86_400, int(time.tim
         ("path=x&signature_expiration=soon&signature=v1_x", False),
         ("path=x&signature=", False),
     ],
+    # The same in every process that collects the tests, whatever the time.
+    ids=("right", "for-a-user", "to-write", "other-path", "over", "no-time", "empty"),
 )
 def test_a_signed_file_url_wakes(query: str, wakes_it: bool) -> None:
     @in_world
