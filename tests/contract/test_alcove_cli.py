@@ -79,6 +79,12 @@ def test_a_dockerfile_and_steps_on_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "app" / "data.txt").write_text("data\n")
     (tmp_path / "Dockerfile").write_text(DOCKERFILE.format(name=name))
     ready = ("--ready", "curl -sf localhost:8000")
+    toml = (
+        f'template_name = "{name}:old"\nready_cmd = "{ready[1]}"\ncpu_count = 1\nmemory_mb = 512\n'
+    )
+    (tmp_path / "e2b.toml").write_text(toml)
+    alcove("template", "migrate", str(tmp_path))
+    subprocess.run([sys.executable, tmp_path / "build.py"], check=True, timeout=280)
     first = build(f"{name}:v1", str(tmp_path), "--tag", "live", *ready)
     assert first["tags"] == ["v1", "live"]
     shown = in_sandbox(f"{name}:v1", "cat said owner; curl -s localhost:8000/app/data.txt; pwd")

@@ -20,7 +20,7 @@ git init --quiet --bare --initial-branch main /srv/git/project.git
 git clone --quiet /srv/git/project.git /tmp/made && cd /tmp/made
 git config user.email a@b.c && git config user.name a
 for text in first second; do echo $text >file; git add file; git commit --quiet -m $text; done
-git push --quiet origin HEAD:main HEAD:other && rm -r /tmp/made
+git push --quiet origin HEAD:main HEAD:other && cd / && rm -r /tmp/made
 printf '#!/bin/sh\\nexec git daemon --inetd --export-all --base-path=/srv/git\\n' >/srv/git/serve
 chmod +x /srv/git/serve
 git config --system core.gitProxy /srv/git/serve

@@ -27,6 +27,7 @@ from alcove.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from e2b import Template
     from e2b.template.main import TemplateBuilder, TemplateClass
 
 DOCKERFILES = ("alcove.Dockerfile", "e2b.Dockerfile", "Dockerfile")
@@ -122,12 +123,23 @@ def _read(source: Source) -> "TemplateClass":
         return _finish(_steps(template.from_template(source.base), source), source)
     if steps:
         raise click.UsageError("--copy, --run and --env go with --from; a Dockerfile has its own")
-    dockerfile = source.dockerfile or _find(source.folder)
+    dockerfile = source.dockerfile or find_dockerfile(source.folder)
     progress_console.print(f"reading {escape(str(dockerfile))}")
+    return _finish(_parse(template, dockerfile), source)
+
+
+def check_dockerfile(dockerfile: Path) -> None:
+    """Raise CliError if the SDK cannot make a template of it."""
+    with _refusals():
+        from e2b import Template
+
+        _parse(Template(file_context_path=str(dockerfile.parent)), dockerfile)
+
+
+def _parse(template: "Template", dockerfile: Path) -> "TemplateBuilder":
     # The SDK prints what it leaves out; standard output is for the result.
     with contextlib.redirect_stdout(sys.stderr):
-        builder = template.from_dockerfile(dockerfile.read_text())
-    return _finish(builder, source)
+        return template.from_dockerfile(dockerfile.read_text())
 
 
 def _steps(builder: "TemplateBuilder", source: Source) -> "TemplateBuilder":
@@ -151,7 +163,7 @@ def _finish(builder: "TemplateBuilder", source: Source) -> "TemplateClass":
     return builder
 
 
-def _find(folder: Path) -> Path:
+def find_dockerfile(folder: Path) -> Path:
     for name in DOCKERFILES:
         if (folder / name).is_file():
             return folder / name

@@ -3,7 +3,7 @@
 import click
 
 from alcove import __version__
-from alcove.cli import branches, building, execute, observe, tags, terminal
+from alcove.cli import branches, building, execute, observe, projects, tags, terminal
 from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
@@ -44,8 +44,16 @@ for command in (
 sandbox_group.add_command(execute.run_command)
 for command in (*branches.COMMANDS, *observe.COMMANDS, *terminal.COMMANDS):
     sandbox_group.add_command(command)
-for command in (building.build_command, tags.tags_group, tags.rollback_command):
+for command in (
+    building.build_command,
+    tags.tags_group,
+    tags.rollback_command,
+    projects.init_command,
+    projects.migrate_command,
+):
     template_group.add_command(command)
+# As the command line of E2B calls it.
+template_group.add_command(building.build_command, "create")
 
 if __name__ == "__main__":
     main()

@@ -245,3 +245,36 @@ def test_a_shell_needs_a_terminal(api: Server) -> None:
     result = alcove("sandbox", "connect", "i1")
     assert result.exit_code == 1
     assert "alcove sandbox exec" in result.stderr
+
+
+def test_init_writes_a_folder_and_overwrites_nothing(tmp_path: Path) -> None:
+    assert alcove("template", "init", "mine", "--path", str(tmp_path)).exit_code == 0
+    assert "Template.build(" in (tmp_path / "mine" / "build.py").read_text()
+    compile((tmp_path / "mine" / "build.py").read_text(), "build.py", "exec")
+    result = alcove("template", "init", "mine", "--path", str(tmp_path))
+    assert result.exit_code == 1
+    assert "cannot be made" in result.stderr
+
+
+def test_what_cannot_be_migrated(tmp_path: Path) -> None:
+    def refused(*words: str) -> str:
+        result = alcove("template", "migrate", str(tmp_path), *words)
+        assert result.exit_code == 1
+        assert not (tmp_path / "build.py").exists()
+        return result.stderr
+
+    assert "names no template" in refused()
+    assert "there is none of" in refused("--name", "x")
+    (tmp_path / "e2b.toml").write_text("not toml")
+    assert "cannot be read" in refused()
+    (tmp_path / "e2b.toml").write_text('template_id = "x"\ndockerfile = "Other"\n')
+    assert "No such file" in refused()
+    (tmp_path / "Other").write_text("FROM a\nFROM b\n")
+    assert "Multi-stage" in refused()
+    (tmp_path / "Other").write_text("FROM a\n")
+    (tmp_path / "e2b.toml").write_text('template_id = "x"\ndockerfile = "Other"\ncpu_count = "2"\n')
+    assert "cpu_count must be a number" in refused()
+    (tmp_path / "e2b.toml").write_text('template_id = "x"\ndockerfile = "Other"\ncpu_count = 4\n')
+    assert alcove("template", "migrate", str(tmp_path)).exit_code == 0
+    assert "cpu_count=4," in (tmp_path / "build.py").read_text()
+    assert alcove("template", "migrate", str(tmp_path)).exit_code == 1
