@@ -1,6 +1,6 @@
 """What a sandbox stands on; kept with it and with its snapshots, so that it outlives the build."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 
@@ -17,6 +17,14 @@ class Startup:
     """Run in every warm sandbox before it waits; empty: nothing that is this template's own."""
     keep_running: bool = False
     """The agent starts the start command again whenever it ends."""
+
+    def with_commands(self, start: str, ready: str) -> "Startup":
+        """Of a template that stands on this one: its own commands, or all of what is inherited."""
+        if not start and not ready:
+            return self
+        return replace(
+            self, start_command=start, ready_command=ready, warm_command="", keep_running=False
+        )
 
 
 @dataclass(frozen=True, slots=True)

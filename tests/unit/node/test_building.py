@@ -11,6 +11,7 @@ from alcove.node import trees
 from alcove.node.building.context import Context, expand, groups
 from alcove.node.building.layers import Layers
 from alcove.node.building.turns import Turns
+from alcove.node.origins import Startup
 from alcove.node.trees import TreeError
 from alcove.wire.builds import BuildPlan, BuildStep, StepType
 
@@ -227,3 +228,11 @@ def test_measuring_counts_a_file_with_two_names_once(tmp_path: Path) -> None:
     size = trees.measure(tmp_path)
     assert size.entries == 2
     assert size.bytes < 150_000
+
+
+def test_commands_are_inherited_together_or_not_at_all() -> None:
+    parent = Startup("user", "/srv", "serve", "ask", {"A": "1"}, "warm", keep_running=True)
+    assert parent.with_commands("", "") == parent
+    for start, ready in (("mine", ""), ("", "look")):
+        own = parent.with_commands(start, ready)
+        assert own == Startup("user", "/srv", start, ready, {"A": "1"})

@@ -196,19 +196,8 @@ class Builder:
         return digest
 
     def _startup(self, inherited: Startup, context: Context) -> Startup:
-        plan = self._plan
-        startup = replace(
-            inherited, user=context.user, workdir=context.workdir, env=dict(context.env)
-        )
-        if not plan.start_command and not plan.ready_command:
-            return startup
-        return replace(
-            startup,
-            start_command=plan.start_command,
-            ready_command=plan.ready_command,
-            warm_command="",
-            keep_running=False,
-        )
+        given = inherited.with_commands(self._plan.start_command, self._plan.ready_command)
+        return replace(given, user=context.user, workdir=context.workdir, env=dict(context.env))
 
     def _announce(self, group: Group, *, cached: bool) -> None:
         total, mark = len(self._plan.steps), "CACHED " if cached else ""
