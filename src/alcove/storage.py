@@ -22,7 +22,8 @@ class Storage:
 
     def __init__(self, url: str, data_dir: Path) -> None:
         """`url`: s3://bucket/prefix, with credentials from the environment (AWS_ACCESS_KEY_ID,
-        AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL); empty: <data_dir>/storage.
+        AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, and AWS_ALLOW_HTTP=true for one
+        without TLS); empty: <data_dir>/storage.
         """
         if url:
             self._store = from_url(url)
@@ -38,7 +39,7 @@ class Storage:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise StorageError(f"{key}: {error}") from error
+            raise StorageError(f"{key}: {_reason(error)}") from error
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """Store what `chunks` yields; an exception of theirs is raised as it is."""
@@ -57,7 +58,7 @@ class Storage:
         except Exception as error:
             if failed:
                 raise failed[0] from error
-            raise StorageError(f"{key}: {error}") from error
+            raise StorageError(f"{key}: {_reason(error)}") from error
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
         """The bytes of an object, in parts."""
@@ -68,7 +69,7 @@ class Storage:
         except FileNotFoundError as error:
             raise StorageError(f"{key} is not in the object store") from error
         except Exception as error:
-            raise StorageError(f"{key}: {error}") from error
+            raise StorageError(f"{key}: {_reason(error)}") from error
 
     async def remove(self, key: str) -> None:
         """Remove an object; no harm if there is none."""
@@ -77,7 +78,7 @@ class Storage:
         except FileNotFoundError:
             return
         except Exception as error:
-            raise StorageError(f"{key}: {error}") from error
+            raise StorageError(f"{key}: {_reason(error)}") from error
 
     async def older_than(self, prefix: str, moment: datetime) -> list[str]:
         """Keys below a prefix that were written last before a moment."""
@@ -86,5 +87,12 @@ class Storage:
             async for batch in obstore.list(self._store, prefix):
                 found += [entry["path"] for entry in batch if entry["last_modified"] < moment]
         except Exception as error:
-            raise StorageError(f"{prefix}: {error}") from error
+            raise StorageError(f"{prefix}: {_reason(error)}") from error
         return found
+
+
+def _reason(error: Exception) -> str:
+    """What obstore says, without the record of its retries that follows."""
+    kind = type(error).__name__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{kind}: {first[:300]}"

@@ -1,8 +1,10 @@
 """Templates from images of a real registry on loopback, with images made on the spot."""
 
+import hashlib
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -121,3 +123,34 @@ def test_an_image_becomes_a_template(registry: str, name: str, form: str) -> Non
 def test_an_image_that_cannot_be_had(registry: str, name: str, image: str, words: str) -> None:
     with pytest.raises(BuildException, match=words):
         Template.build(Template().from_image(image), name, cpu_count=1, memory_mb=512)
+
+
+def test_debian_without_a_registry_is_made_of_packages(stack: Stack, name: str) -> None:
+    logs = list[str]()
+    template = Template().from_image("debian:12").run_cmd(f"echo {name} >made")
+    Template.build(
+        template, name, cpu_count=1, memory_mb=512, on_build_logs=lambda e: logs.append(e.message)
+    )
+    with Sandbox.create(name, timeout=60) as sandbox:
+        said = sandbox.commands.run(". /etc/os-release; echo $ID $VERSION_ID; cat made; sudo id -u")
+        assert said.stdout == f"debian 12\n{name}\n0\n"
+    assert any("is made of packages instead" in line or "already there" in line for line in logs)
+
+
+def test_an_archive_becomes_a_template(registry: str, stack: Stack, name: str) -> None:
+    """Sent as the files of a COPY are, by a client that knows the API."""
+    with tempfile.TemporaryDirectory() as directory:
+        archive = Path(directory) / "image.tar"
+        pull = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+        subprocess.run([*pull, f"docker://{registry}:v1", f"docker-archive:{archive}"], check=True)
+        content = archive.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    with pytest.raises(BuildException, match=f"The archive {digest} was not uploaded"):
+        Template.build(Template().from_image(f"archive:{digest}"), name, cpu_count=1, memory_mb=512)
+    headers = {"X-API-Key": stack.api_key}
+    found = httpx.get(f"{stack.api_url}/templates/{name}/files/{digest}", headers=headers).json()
+    httpx.put(found["url"], content=content, timeout=60).raise_for_status()
+    template = Template().from_image(f"archive:{digest}").run_cmd(f"echo {name} >made")
+    Template.build(template, name, cpu_count=1, memory_mb=512)
+    with Sandbox.create(name, timeout=60) as sandbox:
+        assert sandbox.commands.run("echo $OF_IMAGE; cat made").stdout == f"yes\n{name}\n"
