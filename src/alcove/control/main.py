@@ -64,10 +64,11 @@ from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams import routes as team_routes
 from alcove.control.teams.auth import cluster_key
 from alcove.control.teams.service import Teams
-from alcove.control.templates import build_routes, tag_routes
+from alcove.control.templates import build_routes, export_routes, tag_routes
 from alcove.control.templates import routes as template_routes
 from alcove.control.templates.build_reconcile import BuildReconciler
 from alcove.control.templates.builds import BuildLimits, Builds
+from alcove.control.templates.exports import Exports
 from alcove.control.templates.files import BuildFiles
 from alcove.control.templates.reconcile import TemplateReconciler
 from alcove.control.templates.service import Templates
@@ -101,6 +102,7 @@ class Parts:
     templates: Templates
     builds: Builds
     tags: Tags
+    exports: Exports
     snapshots: Snapshots
     volumes: Volumes
     sandboxes: Sandboxes
@@ -189,6 +191,7 @@ def _assemble(
         templates=context.templates,
         builds=builds,
         tags=Tags(db, context.templates, clock),
+        exports=Exports(db, nodes, context.templates),
         snapshots=context.snapshots,
         volumes=volumes,
         **deciders._asdict(),
@@ -351,6 +354,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(v1_routes.router)
     app.include_router(execute_routes.router)
     app.include_router(build_routes.router)
+    app.include_router(export_routes.router)
     app.include_router(tag_routes.router)
     app.include_router(template_routes.router)
     app.include_router(team_routes.router)

@@ -1,8 +1,10 @@
 """What the node's API asks of its template builds."""
 
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from alcove.node.drivers.driver import Image
+from alcove.node.inventory import Inventory
 from alcove.wire.ids import BuildId
 from alcove.wire.node import ImageReport, ImageSpec, LogEntry, RecipeReport
 
@@ -23,3 +25,7 @@ class ImageStore(Protocol):
     def recipes(self) -> list[RecipeReport]: ...
 
     async def remove(self, build_id: BuildId) -> None: ...
+
+    async def inventory(self, build_id: BuildId) -> Inventory: ...
+
+    async def export(self, build_id: BuildId) -> tuple[int, AsyncIterator[bytes]]: ...

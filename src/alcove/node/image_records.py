@@ -21,12 +21,13 @@ import structlog
 from alcove.node.errors import InvalidRequestError
 from alcove.node.origins import Startup
 from alcove.wire.ids import BuildId
-from alcove.wire.node import ImageSpec, LogEntry
+from alcove.wire.node import ImageReport, ImageSpec, LogEntry
 from alcove.wire.states import BuildState
 
 _log = structlog.get_logger()
 
 _NAME = "image.json"
+_FAILED_BUILDS_KEPT = 20
 _STEPS = {"base": "root file system", "finalize": "snapshot"}
 """Steps as the contract (e2b 9.5) calls them in a build's log, and as people do."""
 
@@ -66,8 +67,51 @@ class ImageRecord:
             case _:
                 return ""
 
+    def report(
+        self, latest: Callable[[], LogEntry | None], *, stale: bool, restorable: bool
+    ) -> ImageReport:
+        """What control is told; `latest`: the last entry of its log."""
+        return ImageReport(
+            build_id=self.spec.build_id,
+            template_id=self.spec.template_id,
+            recipe=self.spec.recipe,
+            state=self.state,
+            vcpu_count=self.spec.vcpu_count,
+            memory_mib=self.spec.memory_mib,
+            disk_mib=self.spec.disk_mib,
+            agent_version=self.agent_version,
+            reason=self.reason,
+            progress=self.progress(latest),
+            finished_at=self.finished_at,
+            rootfs_bytes=self.rootfs_bytes,
+            snapshot_bytes=self.snapshot_bytes,
+            stale=stale,
+            restorable=restorable,
+            failed_step=self.failed_step,
+            planned=bool(self.spec.plan),
+        )
+
     def with_(self, **changes: Any) -> "ImageRecord":
         return replace(self, **changes)
+
+
+def superseded(
+    records: list[ImageRecord], is_stale: Callable[[ImageRecord], bool]
+) -> list[ImageRecord]:
+    """Stale builds of recipes that have a fresh one, discarded ones, failed but the last few.
+
+    Builds of teams are theirs to give up: each may have a tag.
+    """
+    ready = [record for record in records if record.state is BuildState.READY]
+    renewed = {record.spec.template_id for record in ready if not is_stale(record)}
+    stale = [
+        record
+        for record in ready
+        if record.discarded
+        or (not record.spec.plan and is_stale(record) and record.spec.template_id in renewed)
+    ]
+    failed = [record for record in records if record.state is BuildState.ERROR]
+    return [*stale, *failed[:-_FAILED_BUILDS_KEPT]]
 
 
 class ImageRecords:

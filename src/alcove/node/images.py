@@ -9,7 +9,7 @@ attempt: what failed stays in state error with its log; another try is control's
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from alcove.node.errors import InvalidRequestError, NodeError, NotHereError, cha
 from alcove.node.events import Events
 from alcove.node.finalize import BuildFailedError, Finalizer
 from alcove.node.guest_client import GuestError
-from alcove.node.image_records import ImageRecord, ImageRecords
+from alcove.node.image_records import ImageRecord, ImageRecords, superseded
+from alcove.node.inventory import Inventory
 from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.recipes import Recipe, RecipeError, Recipes
@@ -51,7 +52,6 @@ from alcove.wire.states import BuildState
 _log = structlog.get_logger()
 
 _INTERRUPTED = f"{INTERRUPTED}: the node stopped during the build; build the template again"
-_FAILED_BUILDS_KEPT = 20
 _EXPECTED_ERRORS = (
     agent_bundle.AgentBundleError,
     RootfsError,
@@ -101,6 +101,7 @@ class Images:
         self._maker = workshop.maker()
         self._current_agent = ""
         self._wanted = WantedRecipes(workshop.recipes, workshop.rootfs)
+        self._checking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Look at what is there after a start of the node; call once, before anything else."""
@@ -113,10 +114,11 @@ class Images:
         await asyncio.to_thread(self._wanted.read)
         bundle = await agent_bundle.ensure_bundle(self._data_dir)
         self._current_agent = bundle.name
+        self._checking = spawn(self._check(), name="check of root file systems")
 
     async def close(self) -> None:
         """End the builds that are under way; they count as interrupted."""
-        for task in list(self._tasks.values()):
+        for task in filter(None, (self._checking, *self._tasks.values())):
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks.values())
@@ -195,6 +197,18 @@ class Images:
         log = self._logs.get(build_id) or BuildLog(self._records.directory(build_id))
         return log.after(after)
 
+    async def inventory(self, build_id: BuildId) -> Inventory:
+        """What a finished build holds. Raises NotHereError, RootfsError, CommandError."""
+        return await self._with.rootfs.inventory(self.origin(build_id).rootfs)
+
+    async def export(self, build_id: BuildId) -> tuple[int, AsyncIterator[bytes]]:
+        """The length of a finished build as one file, and its parts. Raises NotHereError."""
+        root, _ = self.paths(self.origin(build_id))
+        digest = (await self.inventory(build_id)).digest
+        record = self._records.get(build_id)
+        assert record is not None
+        return await self._with.building.exports.make(root, record, digest)
+
     async def collect(self, in_use: set[BuildId], origins: Iterable[Origin]) -> None:
         """Remove builds that nothing can come of, and what nothing refers to any more.
 
@@ -202,7 +216,7 @@ class Images:
         `origins` what sandboxes and snapshots stand on.
         """
         async with self._turn:
-            for record in self._superseded():
+            for record in superseded(self._records.all(), self._stale):
                 if record.spec.build_id not in in_use:
                     self._forget(record.spec.build_id)
                     await asyncio.to_thread(self._records.remove, record.spec.build_id)
@@ -215,27 +229,18 @@ class Images:
             await self._with.building.collect(self._with.rootfs)
             await asyncio.to_thread(agent_bundle.remove_bundles, self._data_dir, agents)
 
+    async def _check(self) -> None:
+        """Give up what stands on damaged roots. A start does not wait for all to be looked at."""
+        ready = [record for record in self._records.all() if record.state is BuildState.READY]
+        damaged = await self._with.rootfs.damaged({record.rootfs for record in ready})
+        for record in (record for record in ready if record.rootfs in damaged):
+            self._with.places.forget(record.spec.build_id)
+            self._end(record, BuildState.ERROR, damaged[record.rootfs])
+
     def _forget(self, build_id: BuildId) -> None:
         _log.info("image.removed", build_id=build_id)
         self._with.places.forget(build_id)
         self._logs.pop(build_id, None)
-
-    def _superseded(self) -> list[ImageRecord]:
-        """Stale builds of recipes that have a fresh one, discarded ones, failed but the last few.
-
-        Builds of teams are theirs to give up: each may have a tag.
-        """
-        records = self._records.all()
-        ready = [record for record in records if record.state is BuildState.READY]
-        renewed = {record.spec.template_id for record in ready if not self._stale(record)}
-        stale = [
-            record
-            for record in ready
-            if record.discarded
-            or (not record.spec.plan and self._stale(record) and record.spec.template_id in renewed)
-        ]
-        failed = [record for record in records if record.state is BuildState.ERROR]
-        return [*stale, *failed[:-_FAILED_BUILDS_KEPT]]
 
     def _work(self, spec: ImageSpec) -> Recipe | BuildPlan:
         """What is to be done. Raises InvalidRequestError."""
@@ -280,6 +285,7 @@ class Images:
         self._current_agent = agent.name
         log = self._log_of(build_id)
         built = await made()
+        await self._with.rootfs.inventory(built.rootfs)
         record = record.with_(
             agent=agent.name,
             rootfs=built.rootfs,
@@ -378,23 +384,8 @@ class Images:
         return record.driver == self._driver_text()
 
     def _report(self, record: ImageRecord) -> ImageReport:
-        spec = record.spec
-        return ImageReport(
-            build_id=spec.build_id,
-            template_id=spec.template_id,
-            recipe=spec.recipe,
-            state=record.state,
-            vcpu_count=spec.vcpu_count,
-            memory_mib=spec.memory_mib,
-            disk_mib=spec.disk_mib,
-            agent_version=record.agent_version,
-            reason=record.reason,
-            progress=record.progress(lambda: self._log_of(spec.build_id).latest()),
-            finished_at=record.finished_at,
-            rootfs_bytes=record.rootfs_bytes,
-            snapshot_bytes=record.snapshot_bytes,
+        return record.report(
+            lambda: self._log_of(record.spec.build_id).latest(),
             stale=self._stale(record),
             restorable=record.state is not BuildState.READY or self._restorable(record),
-            failed_step=record.failed_step,
-            planned=bool(spec.plan),
         )

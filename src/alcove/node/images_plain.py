@@ -1,7 +1,9 @@
 """Template builds for the fake driver: a recipe by its name, no files, ready at once."""
 
 import asyncio
+import hashlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from alcove.node.drivers.driver import Driver, DriverError, Image
 from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
 from alcove.node.events import Events
 from alcove.node.ground import Size
+from alcove.node.inventory import Inventory
 from alcove.node.origins import Origin, Startup
 from alcove.node.places import Places
 from alcove.node.recipes import Recipes
@@ -85,6 +88,19 @@ class PlainImages:
             raise NotHereError(f"there is no build {build_id} on this node")
         entries = [LogEntry(1, time.time(), "info", f"Build of {report.recipe}: {report.state}")]
         return entries if after < 1 else []
+
+    async def inventory(self, build_id: BuildId) -> Inventory:
+        self.origin(build_id)
+        digest = hashlib.sha256(build_id.encode()).hexdigest()
+        return Inventory(f"sha256:{digest}", {"nothing": "1.0"})
+
+    async def export(self, build_id: BuildId) -> tuple[int, AsyncIterator[bytes]]:
+        content = (await self.inventory(build_id)).digest.encode()
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield content
+
+        return len(content), parts()
 
     def recipes(self) -> list[RecipeReport]:
         return [recipe.report() for recipe in self._recipes.all()]

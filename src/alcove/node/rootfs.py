@@ -84,7 +84,7 @@ class RootfsStore(Roots):
         return digest
 
     async def _ensure(self, recipe: Recipe, digest: str, log: Log) -> None:
-        if await asyncio.to_thread(self.path(digest).is_dir):
+        if await asyncio.to_thread(self.is_usable, digest):
             log("info", f"root file system of {recipe.name} is already there")
             return
         start = None

@@ -1,7 +1,8 @@
 """The root file systems of one machine, wherever they come from; a root is read-only once made.
 
 <data>/images/rootfs/<digest>/root/            shared by all sandboxes of it
-                              manifest.json    what it holds and where that came from
+                              manifest.json    where it came from
+                              inventory.json   what it holds (inventory.py)
 <data>/images/rootfs/.new-*, .stack-*          being made; what a crash left is removed
 """
 
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from alcove._version import __version__
-from alcove.node import trees
+from alcove.node import inventory, trees
+from alcove.node.inventory import Inventory
+from alcove.node.run import CommandError
 
 NEW, _STACK = ".new-", ".stack-"
+_INVENTORY = "inventory.json"
 _JUST_MADE_S = 60.0
 _IMAGES_KEPT_S = 7 * 86400.0
 
@@ -35,6 +39,8 @@ class Roots:
         self._stacking: set[str] = set()
         self._made: dict[str, float] = {}
         """When roots were stacked: whoever asked for one has not yet written down that it is."""
+        self._damaged: dict[str, str] = {}
+        """Why nothing may be built on them."""
 
     def path(self, digest: str) -> Path:
         return self._directory / digest / "root"
@@ -45,8 +51,9 @@ class Roots:
 
     async def stack(self, digest: str, base: str, layers: list[Path], layer_bytes: int) -> None:
         """Make the root of a base and layers on it, if it is not there. Raises CommandError."""
-        if await asyncio.to_thread(self.path(digest).is_dir):
+        if await asyncio.to_thread(self.is_usable, digest):
             return
+        await asyncio.to_thread(self.is_usable, base)
         manifest = json.loads((self._directory / base / "manifest.json").read_text())
         manifest |= {"base": base, "bytes": manifest["bytes"] + layer_bytes}
         # Kept as long as builds refer to it, and not as an image that may be wanted again.
@@ -73,6 +80,39 @@ class Roots:
             text = json.dumps(manifest | {"image": name}, indent=1)
             await asyncio.to_thread(new.write_text, text)
             await asyncio.to_thread(new.rename, path)
+
+    async def inventory(self, digest: str) -> Inventory:
+        """What a root holds, which is looked up once. Raises CommandError."""
+        path = self._directory / digest / _INVENTORY
+        found = await asyncio.to_thread(Inventory.read, path)
+        if found is None:
+            found = await inventory.take(self.path(digest))
+            await asyncio.to_thread(found.write, path)
+        return found
+
+    async def damaged(self, digests: set[str]) -> dict[str, str]:
+        """Which of these are not what they were when they were looked through, and what to do.
+
+        Nothing is built on them any more; they stay for whatever already runs on them.
+        """
+        for digest in digests:
+            known = Inventory.read(self._directory / digest / _INVENTORY)
+            with contextlib.suppress(CommandError, OSError):
+                if known and (await inventory.take(self.path(digest))).digest != known.digest:
+                    self._damaged[digest] = (
+                        f"damaged: files of its root file system were changed on the node's disk;"
+                        f" remove {self._directory / digest} there and build it again"
+                    )
+        return {digest: why for digest, why in self._damaged.items() if digest in digests}
+
+    def is_usable(self, digest: str) -> bool:
+        """Whether a root is there. Raises RootfsError if it was found damaged."""
+        if not self.path(digest).is_dir():
+            self._damaged.pop(digest, None)
+            return False
+        if digest in self._damaged:
+            raise RootfsError(self._damaged[digest])
+        return True
 
     def image_layers(self) -> set[str]:
         """The diff_ids that the manifests of all roots name."""
@@ -106,6 +146,7 @@ class Roots:
     async def manifest_in_use(self, digest: str) -> dict[str, Any] | None:
         """The manifest of a root that is there, noted as used; None if it is not there."""
         path = self._directory / digest / "manifest.json"
+        await asyncio.to_thread(self.is_usable, digest)
         try:
             await asyncio.to_thread(os.utime, path)
             found: dict[str, Any] = json.loads(await asyncio.to_thread(path.read_text))

@@ -16,10 +16,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alcove import __version__
+from alcove.node import image_routes
 from alcove.node.builds import ImageStore
 from alcove.node.drivers.driver import Driver
-from alcove.node.errors import InvalidRequestError, NodeError, NotHereError
+from alcove.node.errors import InvalidRequestError, NodeError
 from alcove.node.events import Events
+from alcove.node.image_routes import entries, number
 from alcove.node.memory import memory_available_mib
 from alcove.node.places import Places
 from alcove.node.snapshots import Snapshots
@@ -28,7 +30,6 @@ from alcove.node.volumes.routes import CONTENT_ERRORS, VolumeApi
 from alcove.wire.egress import EgressPolicy
 from alcove.wire.errors import ErrorCode, Problem
 from alcove.wire.ids import (
-    BuildId,
     InvalidIdError,
     NodeId,
     SandboxId,
@@ -38,7 +39,6 @@ from alcove.wire.ids import (
 from alcove.wire.node import (
     EgressSpec,
     ImageSpec,
-    LogEntry,
     MountSpec,
     NodeReport,
     SandboxSpec,
@@ -100,11 +100,8 @@ class Api:
             Route("/v1/snapshots", self._snapshot_list),
             Route("/v1/snapshots/{id}", self._snapshot, methods=["GET"]),
             Route("/v1/snapshots/{id}", self._delete_snapshot, methods=["DELETE"]),
-            Route("/v1/images", self._image_list),
             Route("/v1/images/{id}", self._build, methods=["PUT"]),
-            Route("/v1/images/{id}", self._image, methods=["GET"]),
-            Route("/v1/images/{id}", self._delete_image, methods=["DELETE"]),
-            Route("/v1/images/{id}/logs", self._image_log),
+            *image_routes.routes(self._images),
             *self._volumes.routes(),
         ]
         handlers: dict[Any, Any] = {
@@ -161,7 +158,7 @@ class Api:
         return JSONResponse({"usage": {key: usage.to_json() for key, usage in usages.items()}})
 
     async def _sandbox_log(self, request: Request) -> Response:
-        return _entries(self._supervisor.log(_sandbox_id(request), _number(request, "after")))
+        return entries(self._supervisor.log(_sandbox_id(request), number(request, "after")))
 
     async def _save(self, request: Request) -> Response:
         wanted = await _read(request, SnapshotSpec)
@@ -191,25 +188,6 @@ class Api:
             raise InvalidRequestError("registry must be an object")
         return JSONResponse(self._images.build(spec, registry).to_json())
 
-    async def _image(self, request: Request) -> Response:
-        build_id = BuildId(request.path_params["id"])
-        report = self._images.report(build_id)
-        if report is None:
-            raise NotHereError(f"build {build_id} is not known on this node")
-        return JSONResponse(report.to_json())
-
-    async def _image_list(self, request: Request) -> Response:
-        del request
-        return JSONResponse({"images": [report.to_json() for report in self._images.reports()]})
-
-    async def _delete_image(self, request: Request) -> Response:
-        await self._images.remove(BuildId(request.path_params["id"]))
-        return Response(status_code=204)
-
-    async def _image_log(self, request: Request) -> Response:
-        build_id = BuildId(request.path_params["id"])
-        return _entries(self._images.log(build_id, _number(request, "after")))
-
     async def _node(self, request: Request) -> Response:
         del request
         problems = [*self._problems, *await self._driver.problems()]
@@ -234,7 +212,7 @@ class Api:
         return JSONResponse(report.to_json())
 
     async def _follow(self, request: Request) -> Response:
-        after = _number(request, "after")
+        after = number(request, "after")
 
         async def lines() -> AsyncIterator[bytes]:
             async for event in self._events.follow(after):
@@ -356,17 +334,6 @@ def _reason(request: Request) -> StopReason:
         return StopReason(text)
     except ValueError as error:
         raise InvalidRequestError(f"{text!r} is not a stop reason") from error
-
-
-def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "0")
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise InvalidRequestError(f"{name} must be a number")
-    return int(text)
-
-
-def _entries(entries: list[LogEntry]) -> Response:
-    return JSONResponse({"entries": [entry.to_json() for entry in entries]})
 
 
 def _problem(problem: Problem) -> Response:

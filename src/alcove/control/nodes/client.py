@@ -1,16 +1,4 @@
-"""How control speaks to a machine: the seam, its errors, and HTTP (messages: wire/node.py).
-
-NodeError
-├── NodeUnreachableError   nobody answers at its address, or it went away; the outcome is unknown
-├── NodeTimeoutError       no answer in time; the outcome is unknown
-├── NodeFullError          it has no room; nothing was done
-├── NodeImageError         it cannot start this build: lost, or made for another driver version
-├── NodeSnapshotError      it cannot start this snapshot: lost, damaged or of another driver version
-├── NodeGuestError         the agent inside the sandbox does not answer; nothing was done
-├── NodeNotSavedError      the snapshot could not be taken; the sandbox runs on
-├── NodeNotMountedError    the volumes could not be mounted; the former ones are
-└── NodeRefusedError       it answered with another error
-"""
+"""How control speaks to a machine: the seam, and HTTP (messages: wire/node.py)."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,7 +9,19 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from yarl import URL
 
-from alcove.wire.errors import ErrorCode
+from alcove.control.nodes.errors import (
+    NodeError,
+    NodeFullError,
+    NodeGuestError,
+    NodeImageError,
+    NodeNotMountedError,
+    NodeNotSavedError,
+    NodeRefusedError,
+    NodeSnapshotError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    refusal,
+)
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId, VolumeId
 from alcove.wire.node import (
     EgressSpec,
@@ -41,53 +41,23 @@ from alcove.wire.node import (
 )
 from alcove.wire.states import StopReason
 
+__all__ = [
+    "Content",
+    "HttpNode",
+    "NodeClient",
+    "NodeError",
+    "NodeFullError",
+    "NodeGuestError",
+    "NodeImageError",
+    "NodeNotMountedError",
+    "NodeNotSavedError",
+    "NodeRefusedError",
+    "NodeSnapshotError",
+    "NodeTimeoutError",
+    "NodeUnreachableError",
+]
+
 _T = TypeVar("_T")
-
-
-class NodeError(Exception):
-    pass
-
-
-class NodeUnreachableError(NodeError):
-    pass
-
-
-class NodeTimeoutError(NodeError):
-    pass
-
-
-class NodeFullError(NodeError):
-    pass
-
-
-class NodeImageError(NodeError):
-    pass
-
-
-class NodeSnapshotError(NodeError):
-    def __init__(self, text: str, code: ErrorCode = ErrorCode.SNAPSHOT_DAMAGED) -> None:
-        """`code` says which of the three: NOT_FOUND, SNAPSHOT_DAMAGED, SNAPSHOT_INCOMPATIBLE."""
-        super().__init__(text)
-        self.code = code
-
-
-class NodeGuestError(NodeError):
-    pass
-
-
-class NodeNotSavedError(NodeError):
-    pass
-
-
-class NodeNotMountedError(NodeError):
-    def __init__(self, text: str, message: str) -> None:
-        """`message`: the node's own words."""
-        super().__init__(text)
-        self.message = message
-
-
-class NodeRefusedError(NodeError):
-    pass
 
 
 Pieces = AsyncIterator[bytes]
@@ -95,7 +65,7 @@ Pieces = AsyncIterator[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An answer of the content API, whose body is still coming."""
+    """An answer whose body is still coming."""
 
     status: int
     headers: Mapping[str, str]
@@ -129,6 +99,12 @@ class NodeClient(Protocol):
     def volume_content(
         self, method: str, volume_id: VolumeId, what: str, query: str, body: Pieces | None
     ) -> AbstractAsyncContextManager[Content]: ...
+    async def manifest(self, build_id: BuildId) -> dict[str, Any] | None: ...
+
+    def export(self, build_id: BuildId) -> AbstractAsyncContextManager[Content]:
+        """A finished build as one file, while the block runs."""
+        ...
+
     async def report(self) -> NodeReport: ...
 
     def events(self) -> AsyncIterator[NodeEvent]:
@@ -140,6 +116,10 @@ class NodeClient(Protocol):
 
 _CALL_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 30.0
+_LOOK_TIMEOUT_S = 120.0
+"""The manifest of a build of an earlier version is made when it is first asked for."""
+_PACK_TIMEOUT_S = 3600.0
+"""Silence of a machine that compresses a template, while it waits for its turn to do so."""
 _SAVE_TIMEOUT_S = 360.0
 """A sandbox with gigabytes of memory on a slow disk; what takes longer has failed."""
 _CONNECT_TIMEOUT_S = 2.0
@@ -257,6 +237,27 @@ class HttpNode:
         except _NO_ANSWER as error:
             raise NodeUnreachableError(f"{method} {path[:200]}: {error!r}") from error
 
+    async def manifest(self, build_id: BuildId) -> dict[str, Any] | None:
+        """The digest and the packages of a build; None if it is not there."""
+        path = f"/v1/images/{build_id}/manifest"
+        found: dict[str, Any] | None = await self._call(
+            "GET", path, missing_ok=True, timeout_s=_LOOK_TIMEOUT_S
+        )
+        return found
+
+    @asynccontextmanager
+    async def export(self, build_id: BuildId) -> AsyncIterator[Content]:
+        path = f"/v1/images/{build_id}/export"
+        timeout = _timeout(total_s=None, read_s=_PACK_TIMEOUT_S)
+        try:
+            async with self._http.get(self._address(path), timeout=timeout) as response:
+                if response.status >= 400:
+                    raise refusal(f"GET {path}", response.status, await response.read())
+                pieces = response.content.iter_chunked(_PIECE_BYTES)
+                yield Content(response.status, response.headers, pieces)
+        except _NO_ANSWER as error:
+            raise NodeUnreachableError(f"GET {path}: {error!r}") from error
+
     async def report(self) -> NodeReport:
         return _read(NodeReport.from_json, await self._call("GET", "/v1/node"))
 
@@ -318,7 +319,7 @@ class HttpNode:
         if status == 404 and missing_ok:
             return None
         if status >= 400:
-            raise _refusal(f"{method} {path}", status, content)
+            raise refusal(f"{method} {path}", status, content)
         try:
             return json.loads(content) if content else None
         except ValueError as error:
@@ -361,37 +362,3 @@ def _usage(answer: Any) -> dict[SandboxId, SandboxUsage]:
 
 def _entries(answer: Any) -> list[LogEntry]:
     return [] if answer is None else [LogEntry.from_json(entry) for entry in answer["entries"]]
-
-
-_SNAPSHOT_ERRORS = {
-    code.value: code for code in (ErrorCode.SNAPSHOT_DAMAGED, ErrorCode.SNAPSHOT_INCOMPATIBLE)
-}
-
-
-def _refusal(call: str, status: int, content: bytes) -> NodeError:
-    text = f"{call}: status {status}: {content[:500].decode(errors='replace')}"
-    match status, _field(content, "error_code"):
-        case _, ErrorCode.MOUNT_FAILED:
-            return NodeNotMountedError(text, str(_field(content, "message")))
-        case _, ErrorCode.GUEST_UNRESPONSIVE:
-            return NodeGuestError(text)
-        case _, ErrorCode.SNAPSHOT_FAILED:
-            return NodeNotSavedError(text)
-        case _, code if code in _SNAPSHOT_ERRORS:
-            return NodeSnapshotError(text, _SNAPSHOT_ERRORS[code])
-        case 503, _:
-            return NodeFullError(text)
-        case 409, ErrorCode.TEMPLATE_NOT_READY:
-            return NodeImageError(text)
-        case 404, ErrorCode.NOT_FOUND:
-            return NodeSnapshotError(text, ErrorCode.NOT_FOUND)
-        case _:
-            return NodeRefusedError(text)
-
-
-def _field(content: bytes, name: str) -> Any:
-    try:
-        body = json.loads(content)
-    except ValueError:
-        return None
-    return body.get(name) if isinstance(body, dict) else None

@@ -249,6 +249,22 @@ class FakeNode:
 
         yield Content(200, {"Content-Length": str(len(sent))}, pieces())
 
+    async def manifest(self, build_id: BuildId) -> dict[str, Any] | None:
+        await self._enter("manifest")
+        if build_id not in self.built:
+            return None
+        return {"digest": "sha256:0", "dpkg": {"bash": "5.2"}, "pip": {"numpy": "2.3"}}
+
+    @asynccontextmanager
+    async def export(self, build_id: BuildId) -> AsyncIterator[Content]:
+        """Its id is the file."""
+        await self._enter("export")
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield build_id.encode()
+
+        yield Content(200, {"Content-Length": str(len(build_id))}, pieces())
+
     async def report(self) -> NodeReport:
         await self._enter("report")
         return NodeReport(

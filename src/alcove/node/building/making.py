@@ -13,6 +13,7 @@ from alcove.node.building.oci import ImageFetcher
 from alcove.node.building.registries import Credentials, ImageError
 from alcove.node.building.turns import Turns
 from alcove.node.drivers.driver import Driver
+from alcove.node.exports import Exports
 from alcove.node.origins import Origin
 from alcove.node.places import Places
 from alcove.node.rootfs import RootfsStore
@@ -32,6 +33,7 @@ class Means:
     storage: Storage
     turns: Turns
     fetcher: ImageFetcher
+    exports: Exports
     cache_bytes: int
     """So much of what steps have made is kept to be used again."""
     packages: str
@@ -47,6 +49,7 @@ class Means:
             storage,
             Turns(settings.builds_at_once),
             ImageFetcher(directory, trusted, storage),
+            Exports(directory),
             settings.build_cache_mib << 20,
             settings.package_bases,
         )
@@ -58,6 +61,7 @@ class Means:
         """Remove what a crash left; before anything is built."""
         await self.layers.remove_remains()
         await self.fetcher.remove_remains()
+        await self.exports.remove_remains()
 
     async def collect(self, rootfs: RootfsStore) -> None:
         """Remove what is kept of steps beyond the limit, and of images that no root is made of."""

@@ -1,0 +1,88 @@
+"""Routes about what is in templates: the manifest of a build, and a build as one file."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+from starlette.responses import Response, StreamingResponse
+
+from alcove.control.api import Text, errors, json_response
+from alcove.control.teams.auth import CallerOf
+from alcove.control.templates.exports import Exports
+
+router = APIRouter(tags=["templates"])
+
+
+class Packages(BaseModel):
+    dpkg: dict[str, str]
+    pip: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """What a build holds."""
+
+    templateID: str  # noqa: N815 - the wire's name
+    buildID: str  # noqa: N815
+    digest: str
+    """Of the root file system's entries; equal digests are equal listings (node/inventory.py)."""
+    packages: Packages
+    """Versions by name."""
+
+
+async def _exports(request: Request) -> Exports:
+    exports: Exports = request.app.state.exports
+    return exports
+
+
+ExportsOf = Annotated[Exports, Depends(_exports)]
+
+
+@router.get(
+    "/v1/templates/{name:path}/manifest",
+    response_model=Manifest,
+    responses=errors(403, 404, 409, 503),
+)
+async def template_manifest(name: Text, caller: CallerOf, exports: ExportsOf) -> Response:
+    """Digest and packages of the build that `[namespace/]name[:tag]` or a template id means."""
+    build, found = await exports.manifest(caller, name)
+    return json_response(
+        {
+            "templateID": build.template_id,
+            "buildID": build.id,
+            "digest": str(found["digest"]),
+            "packages": {"dpkg": found["dpkg"], "pip": found["pip"]},
+        }
+    )
+
+
+@router.get(
+    "/v1/templates/{name:path}/export",
+    response_class=Response,
+    responses=errors(403, 404, 409, 503),
+)
+async def export_template(name: Text, caller: CallerOf, exports: ExportsOf) -> Response:
+    """The build that a name means as one file: an archive in OCI's layout, by whose blobs' digests
+    every byte can be checked. It begins when the machine has compressed it.
+    """
+    content, stack = await exports.export(caller, name)
+    headers = {
+        "Content-Length": content.headers["Content-Length"],
+        "Content-Type": "application/x-tar",
+    }
+    return _Passed(content.pieces, headers, stack)
+
+
+class _Passed(StreamingResponse):
+    """Ends the machine's answer however ours ends."""
+
+    def __init__(
+        self, pieces: AsyncIterator[bytes], headers: dict[str, str], stack: AsyncExitStack
+    ) -> None:
+        super().__init__(pieces, 200, headers)
+        self._stack = stack
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
