@@ -82,6 +82,8 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("GET", "/templates/{template_id}/files/{files_hash}"): Access.OWNER,
     ("PUT", "/build-files/{owner}/{files_hash}"): Access.PUBLIC,
     ("POST", "/v1/templates/{template_id}/builds/{build_id}/cancel"): Access.TEAM,
+    ("GET", "/v1/templates/{name:path}/manifest"): Access.TEAM,
+    ("GET", "/v1/templates/{name:path}/export"): Access.TEAM,
     ("POST", "/templates"): Access.TEAM,
     ("POST", "/v2/templates"): Access.TEAM,
     ("POST", "/templates/{template_id}"): Access.TEAM,

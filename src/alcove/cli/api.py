@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,37 @@ class Api:
                 trust_env=False,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CliError(
-                escape(f"the API at {self.url} does not answer: {error}"),
-                fix="run `alcove up`, or see E2B_API_URL",
-                exit_code=EXIT_NOT_RUNNING,
-            ) from error
-        if not answer.is_success:
-            raise CliError(escape(_message(answer)), fix=_fix(answer), status=answer.status_code)
-        return answer
+            raise self._away(error) from error
+        return _successful(answer)
+
+    @contextmanager
+    def streaming(self, method: str, path: str, silence_s: float) -> Iterator[httpx.Response]:
+        """An answer whose body is still coming; after its head, errors of httpx are the caller's.
+
+        Raises CliError for every answer but a success.
+        """
+        timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
+        with httpx.Client(timeout=timeout, trust_env=False) as http:
+            request = http.build_request(
+                method, f"{self.url}{path}", headers={"X-API-Key": self.key}
+            )
+            try:
+                answer = http.send(request, stream=True)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise self._away(error) from error
+            try:
+                if not answer.is_success:
+                    answer.read()
+                yield _successful(answer)
+            finally:
+                answer.close()
+
+    def _away(self, error: Exception) -> CliError:
+        return CliError(
+            escape(f"the API at {self.url} does not answer: {error}"),
+            fix="run `alcove up`, or see E2B_API_URL",
+            exit_code=EXIT_NOT_RUNNING,
+        )
 
     def pages(
         self, path: str, params: dict[str, str | int], limit: int | None
@@ -112,6 +136,12 @@ def _api(data_dir: Path, *, is_named: bool) -> Api:
             fix='set both, as `eval "$(alcove env)"` does, or neither',
         )
     return Api(url.rstrip("/"), key, os.environ.get("E2B_SANDBOX_URL"))
+
+
+def _successful(answer: httpx.Response) -> httpx.Response:
+    if not answer.is_success:
+        raise CliError(escape(_message(answer)), fix=_fix(answer), status=answer.status_code)
+    return answer
 
 
 def _message(answer: httpx.Response) -> str:

@@ -99,7 +99,7 @@ def build_command(
     with _refusals():
         template = _read(source)
         made = _begin(api, template, name, tags=list(tags) or None, skip_cache=no_cache, **size)
-    status = "building" if detach else _follow(api, made.template_id, made.build_id)
+    status = "building" if detach else follow(api, made.template_id, made.build_id)
     if output_format == "json":
         shown = {"name": name, "templateID": made.template_id, "buildID": made.build_id}
         print_json(shown | {"tags": made.tags, "status": status})
@@ -187,7 +187,7 @@ def _begin(api: Api, template: "TemplateClass", name: str, **wanted: Any) -> Any
     )
 
 
-def _follow(api: Api, template_id: str, build_id: str) -> str:
+def follow(api: Api, template_id: str, build_id: str) -> str:
     """Show what the build prints until it has ended. Raises CliError if it failed."""
     with progress_console.status("building"):
         try:

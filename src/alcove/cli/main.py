@@ -3,7 +3,7 @@
 import click
 
 from alcove import __version__
-from alcove.cli import branches, building, execute, observe, projects, tags, terminal
+from alcove.cli import branches, building, execute, observe, parcels, projects, tags, terminal
 from alcove.cli.bench.command import bench_command, compare_command
 from alcove.cli.doctor import doctor
 from alcove.cli.environment import env_command
@@ -50,6 +50,7 @@ for command in (
     tags.rollback_command,
     projects.init_command,
     projects.migrate_command,
+    *parcels.COMMANDS,
 ):
     template_group.add_command(command)
 # As the command line of E2B calls it.

@@ -11,6 +11,7 @@ from alcove.cli.bench import (
     machine,
     pausing,
     replay,
+    templating,
     waking,
 )
 from alcove.cli.bench.series import Series
@@ -19,6 +20,7 @@ from alcove.cli.bench.workbench import Workbench
 PARTS = (
     "tti", "floors", "pool", "pause", "fork", "stop", "rollback", "wake", "tiers",
     "exec", "alone", "hops", "files", "burst", "cost", "rest", "interpreter",
+    "templates",
 )  # fmt: skip
 QUICK_RUNS = 8
 SIZES_MB = (0, 50, 200, 400)
@@ -51,6 +53,7 @@ def work(bench: Workbench, runs: int, *, quick: bool) -> dict[str, Callable[[], 
         "cost": lambda: machine.create_cost(runs),
         "rest": lambda: machine.at_rest(installation, 8),
         "interpreter": lambda: interpreter.interpreter(bench, runs),
+        "templates": lambda: templating.templates(bench, few),
     }
 
 

@@ -78,6 +78,10 @@ class Workbench:
         made: str = self.post(f"/v1/sandboxes/{sandbox_id}/checkpoints", name)["checkpointID"]
         return made
 
+    def delete_template(self, name: str) -> None:
+        """Delete a template of the bench, if it is there."""
+        self._api.delete(f"/templates/{name}")
+
     def node_metrics(self) -> dict[str, float]:
         """Every sample that the node publishes, by name and labels as written there."""
         text = httpx.get(f"{self.installation.node_url}/metrics", timeout=10).text

@@ -111,11 +111,13 @@ async def _of_root(
 
     async def fill(root: Path) -> dict[str, Any]:
         fetched = await fetch(Room(root, wanted.most_mib))
+        template = fetched.labels.get(TEMPLATE_LABEL, "")
         return {
-            "image": wanted.name,
+            # What was a template is not kept like images, which others may build on.
+            "imported" if template else "image": wanted.name,
             "digest": digest,
             "env": fetched.env,
-            "template": fetched.labels.get(TEMPLATE_LABEL, ""),
+            "template": template,
             "layers": fetched.layers,
             "bytes": fetched.size_bytes,
         }

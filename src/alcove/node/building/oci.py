@@ -10,6 +10,7 @@ meets its end there. Layers are kept once for all images, by the digest of what 
 import asyncio
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -187,6 +188,7 @@ class ImageFetcher:
             size = await self._unpack(name, described, work, room)
         finally:
             self._busy -= 1
+        say("info", f"Unpacked {size} bytes")
         return Fetched(described.env, described.labels, size, described.diff_ids)
 
     async def _unpack(self, name: str, described: "_Described", work: Path, room: Room) -> int:
@@ -297,9 +299,19 @@ def _describe(layout: Path) -> _Described:
             f"the image has {len(blobs)} layers and names {len(diff_ids)}; there may be from 1 to"
             f" {_MOST_LAYERS}"
         )
+    if config.get("architecture", _architecture()) != _architecture():
+        raise ImageError(
+            f"the image is for {str(config['architecture'])[:20]}, and this machine is"
+            f" {_architecture()}"
+        )
     said = config.get("config") or {}
     labels = {str(name): str(value) for name, value in (said.get("Labels") or {}).items()}
     return _Described(blobs, diff_ids, _environment(said), labels)
+
+
+def _architecture() -> str:
+    """Of this machine, as images call it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 def _path(layout: Path, digest: str) -> Path:
