@@ -41,6 +41,43 @@ console.log('all good')
 """
 
 
+HTTP2 = """
+import os, subprocess, httpx
+from e2b import Sandbox
+with Sandbox.create() as sandbox:
+    sandbox.files.write("large", b"0123456789abcdef" * 200_000)
+    sandbox.commands.run("python3 -m http.server 8000", background=True)
+    sandbox.commands.run("until curl -s localhost:8000 >/tmp/o; do sleep 0.1; done")
+    url = f"https://{sandbox.get_host(8000)}/large"
+    with httpx.Client(http2=True) as client:
+        for _ in range(3):
+            answer = client.get(url)
+            assert (answer.http_version, len(answer.content)) == ("HTTP/2", 3_200_000)
+    trust = ["--cacert", os.environ["SSL_CERT_FILE"]]
+    curl = ["curl", *trust, "-sS", "-o", "/dev/null", "-w", "%{http_version} %{size_download}"]
+    for option, version in ("--http2", "2"), ("--http1.1", "1.1"):
+        said = subprocess.run([*curl, option, url], capture_output=True, text=True)
+        assert said.stdout == f"{version} 3200000", said
+    node = \"\"\"
+const http2 = require('node:http2')
+const url = new URL(process.argv[1])
+const session = http2.connect(url.origin)
+let left = 20
+for (let n = 0; n < 20; n++) {
+  let size = 0
+  session.request({ ':path': url.pathname }).on('data', (piece) => { size += piece.length })
+    .on('end', () => {
+      if (size !== 3200000) throw new Error(`got ${size}`)
+      if (--left === 0) session.close(() => console.log('node is content'))
+    })
+}
+\"\"\"
+    said = subprocess.run(["node", "--eval", node, url], capture_output=True, text=True)
+    assert said.stdout == "node is content\\n", said
+print("all good")
+"""
+
+
 @pytest.fixture(scope="module")
 def inside(stack: Stack) -> Iterator[list[str]]:
     with client_machine(f"{OPTIONS['instance']}-client", int(OPTIONS["tls-port"])) as words:
@@ -75,3 +112,7 @@ def test_one_url_is_enough_for_the_api(stack: Stack, inside: list[str]) -> None:
     env = environment(stack) | {"E2B_API_URL": "https://api.alcove.localhost"}
     del env["E2B_DOMAIN"]
     run(inside, [sys.executable, "-c", PYTHON], env)
+
+
+def test_http_2_where_the_client_offers_it(stack: Stack, inside: list[str]) -> None:
+    run(inside, [sys.executable, "-c", HTTP2], environment(stack))

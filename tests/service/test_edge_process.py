@@ -106,7 +106,7 @@ def test_tls_with_the_local_authority(tmp_path: Path) -> None:
     async def test() -> None:
         async with edge(tmp_path, echo("tls")) as there:
             context = ssl.create_default_context(cafile=str(tls.files(tmp_path).bundle))
-            context.set_alpn_protocols(["h2", "http/1.1"])
+            context.set_alpn_protocols(["http/1.1"])
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", there.tls_port, ssl=context, server_hostname=f"8000-{ONE}.{DOMAIN}"
             )

@@ -11,6 +11,7 @@ from alcove.edge.connection import Connection
 from alcove.edge.control_client import ControlClient
 from alcove.edge.errors import TooManyConnectionsError
 from alcove.edge.following import Follower
+from alcove.edge.http2 import PROTOCOL, Http2Connection
 from alcove.edge.pool import Pool
 from alcove.edge.routing import Router
 from alcove.edge.upstreams import Upstreams
@@ -34,7 +35,7 @@ class Edge:
         waker = Waker(self._control_client, catalog)
         self.upstreams = Upstreams(catalog, waker, self._pool, control, cluster_token)
         self.follower = Follower(self._control_client, catalog, self.upstreams)
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | Http2Connection] = set()
         self._max_connections = max_connections
         self._empty = asyncio.Event()
         self._empty.set()
@@ -44,18 +45,23 @@ class Edge:
         return self._accept(tls=False)
 
     def accept_tls(self) -> asyncio.Protocol:
+        """Of the listener with TLS: which version it is, the handshake says."""
         return self._accept(tls=True)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._connections) >= self._max_connections
 
     def health(self) -> dict[str, object]:
         status = "draining" if self.draining else "ok"
         return {"status": status, "version": __version__, "tls_port": self.tls_port}
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Connection | Http2Connection) -> None:
         self._connections.add(connection)
         self._empty.clear()
         metrics.connections.inc()
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Connection | Http2Connection) -> None:
         self._connections.discard(connection)
         metrics.connections.dec()
         if not self._connections:
@@ -85,10 +91,27 @@ class Edge:
         self._control_client.close()
 
     def _accept(self, *, tls: bool) -> asyncio.Protocol:
-        if len(self._connections) >= self._max_connections:
+        if self.is_full:
             metrics.connections_refused.inc()
             return _Refusing()
-        return Connection(self, tls=tls)
+        return _Negotiated(self) if tls else Connection(self, tls=False)
+
+
+class _Negotiated(asyncio.Protocol):
+    """Gives the connection to the version of HTTP that client and we agreed on (ALPN)."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        connection: Connection | Http2Connection
+        if chosen == PROTOCOL:
+            connection = Http2Connection(self._edge)
+        else:
+            connection = Connection(self._edge, tls=True)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
 
 
 class _Refusing(asyncio.Protocol):

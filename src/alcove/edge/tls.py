@@ -78,7 +78,7 @@ def ensure(data_dir: Path, domain: str, now: datetime | None = None) -> TlsFiles
 def server_context(paths: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     context.load_cert_chain(paths.cert, paths.key)
     return context
 

@@ -39,8 +39,8 @@ def _handshake(paths: tls.TlsFiles, name: str, trust: Path) -> str | None:
 )
 def test_clients_that_trust_the_bundle_or_the_authority_connect(tmp_path: Path, name: str) -> None:
     paths = tls.ensure(tmp_path, DOMAIN)
-    assert _handshake(paths, name, paths.ca) == "http/1.1"
-    assert _handshake(paths, name, paths.bundle) == "http/1.1"
+    assert _handshake(paths, name, paths.ca) == "h2"
+    assert _handshake(paths, name, paths.bundle) == "h2"
 
 
 def test_other_names_are_not_served(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_another_domain_needs_another_authority(tmp_path: Path) -> None:
     before = paths.ca.read_bytes()
     tls.ensure(tmp_path, "other.localhost")
     assert paths.ca.read_bytes() != before
-    assert _handshake(paths, "80-i1.other.localhost", paths.bundle) == "http/1.1"
+    assert _handshake(paths, "80-i1.other.localhost", paths.bundle) == "h2"
     assert before.strip() not in paths.bundle.read_bytes()
 
 
@@ -121,7 +121,7 @@ def test_damage_of_any_file_is_repaired(tmp_path: Path, victim: str, damage: str
         case _:
             path.write_bytes((tmp_path / "other" / victim).read_bytes())
     paths = tls.ensure(tmp_path, DOMAIN)
-    assert _handshake(paths, f"80-i1.{DOMAIN}", paths.bundle) == "http/1.1"
+    assert _handshake(paths, f"80-i1.{DOMAIN}", paths.bundle) == "h2"
 
 
 def test_the_bundle_keeps_the_hosts_authorities_and_never_grows(
