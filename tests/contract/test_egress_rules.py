@@ -3,11 +3,13 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from e2b import ALL_TRAFFIC, Sandbox, Secret
 from e2b.exceptions import SandboxException
@@ -150,6 +152,46 @@ def test_rules_beside_an_allow_list(make: Make, internet: Internet, secret: Any)
     network = sandbox.get_info().network
     headers = {"Authorization": "Bearer ${e2b.secrets.egress-token}"}
     assert network["rules"]["allowed.example"] == [{"transform": {"headers": headers}}]
+
+
+def test_what_was_reached_is_recorded_proposed_and_budgeted(
+    make: Make, internet: Internet, secret: Any, stack: Stack
+) -> None:
+    sandbox = make(network=internet.rules())
+    path = f"{stack.api_url}/v1/sandboxes/{sandbox.sandbox_id}/egress"
+    with httpx.Client(headers={"X-API-Key": stack.api_key}) as api:
+        curl = f"curl -sS https://allowed.example:{internet.port}/?key=hidden"
+        ask(sandbox, curl)
+        sandbox.commands.run(f"curl -sSk https://other.example:{internet.port}/")
+        log = seen(api, path, 2)
+        hosts = {entry["host"]: entry for entry in log["entries"]}
+        assert hosts["allowed.example"]["status"] == 200
+        assert hosts["other.example"]["protocol"] == "tls"
+        assert "hidden" not in json.dumps(log)
+        proposal = api.get(f"{path}/policy").json()
+        assert proposal == {
+            "allowOut": ["allowed.example", "other.example"],
+            "denyOut": [ALL_TRAFFIC],
+            "complete": True,
+        }
+        # The request that is made now is the last: what was used before a pause counts.
+        budget = {"maxRequests": log["requests"] + 1}
+        assert api.put(path, json=budget).status_code == 204
+        sandbox.pause()
+        sandbox.connect()
+        assert "headers" in ask(sandbox, curl)
+        said = ask(sandbox, curl)
+        assert (said["code"], "requests to the outside" in said["message"]) == (429, True)
+
+
+def seen(api: httpx.Client, path: str, count: int) -> dict[str, Any]:
+    """The log, once it has so many entries: it comes a moment later."""
+    until = time.monotonic() + 20
+    while True:
+        log: dict[str, Any] = api.get(path).json()
+        if len(log["entries"]) >= count or time.monotonic() > until:
+            return log
+        time.sleep(0.2)
 
 
 def test_a_rule_that_cannot_be_meant(stack: Stack) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from alcove.node.gatekeeper import Gatekeeper
 from alcove.node.interceptor import Interceptor
@@ -83,17 +84,23 @@ class Lab:
     names: dict[str, str]
     directory: Path
     """Of the daemons' files."""
+    owner: str = ""
+    """Whose slots they are, as far as the gate knows."""
 
     def set(self, policy: EgressPolicy, link: Link | None = None) -> None:
         """As KernelGround.set_policy does."""
         slot = (link or self.guest).slot
 
         async def change() -> None:
-            self.gatekeeper.write(slot, policy)
+            self.gatekeeper.write(slot, policy, self.owner)
             await self.network.set_policy(slot, policy)
             await self.gatekeeper.judge(slot)
 
         asyncio.run(change())
+
+    def seen(self) -> dict[str, Any]:
+        """What the gate has recorded and counted since the last time."""
+        return asyncio.run(self.gatekeeper.drain())
 
     def dial(self, address: str, port: int) -> socket.socket:
         return connect(self.guest.netns, address, port)

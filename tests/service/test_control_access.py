@@ -109,6 +109,9 @@ MATRIX: dict[tuple[str, str], Access] = {
     ("POST", "/secrets/{secret_id}"): Access.TEAM,
     ("DELETE", "/secrets/{secret_id}"): Access.TEAM,
     ("GET", "/v1/secret-uses"): Access.TEAM,
+    ("GET", "/v1/sandboxes/{sandbox_id}/egress"): Access.TEAM,
+    ("PUT", "/v1/sandboxes/{sandbox_id}/egress"): Access.TEAM,
+    ("GET", "/v1/sandboxes/{sandbox_id}/egress/policy"): Access.TEAM,
 }
 # These have a token of each volume: test_control_volumes.py tries others.
 CONTENT = {

@@ -25,6 +25,7 @@ from alcove.control.nodes.service import Nodes
 from alcove.control.nodes.tunnels import Tunnels
 from alcove.control.sandboxes import (
     activity_routes,
+    egress_routes,
     execute_routes,
     fork_routes,
     internal_routes,
@@ -352,6 +353,7 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(fork_routes.router)
     app.include_router(mount_routes.router)
     app.include_router(v1_routes.router)
+    app.include_router(egress_routes.router)
     app.include_router(execute_routes.router)
     app.include_router(build_routes.router)
     app.include_router(export_routes.router)

@@ -110,7 +110,7 @@ class PolicyRules:
             rules.append(f"{DNS} dnat ip to {host}:{GATE_DNS_PORT}")
         if names is Names.NONE:
             rules.append(f"{DNS} accept")
-        if policy.domains or policy.intercepted:
+        if policy.domains or policy.intercepted or policy.recorded:
             rules += [
                 "fib daddr type != unicast accept",
                 f"ip daddr {{ {', '.join(self.never)} }} accept",
@@ -122,12 +122,12 @@ class PolicyRules:
     def _gated(self, slot: int, policy: EgressPolicy, allow: list[str]) -> list[str]:
         """What ends at the gate of all that is on the internet.
 
-        Without interception what addresses allow need not be looked into. With it all goes there
+        What addresses allow is looked into only to intercept or to record: then all goes there
         that is not refused anyway.
         """
         to_gate = f"meta l4proto tcp dnat ip to {self.host_address}:{GATE_PORT}"
         allowed = [f"ip daddr @allow-{slot}"] if allow else []
-        if not policy.intercepted:
+        if not (policy.intercepted or policy.recorded):
             return [*(f"{match} accept" for match in allowed), to_gate]
         if policy.domains:
             return [to_gate]

@@ -6,17 +6,22 @@ A policy is written before the packet rules send anything to the gate, and forgo
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from alcove import __version__
 from alcove.node.daemons import Daemon, pid_file_argument
+from alcove.node.egress_log import drain_gate
 from alcove.node.egress_policy import GATE_DNS_PORT, GATE_PORT
-from alcove.node.gate.policies import policy_path, write_policy
+from alcove.node.gate.policies import Ruled, policy_path, write_policy
 from alcove.wire.egress import EgressPolicy
 
 _ANSWER_S = 5.0
+_DRAINED_MAX_BYTES = 32 << 20
+Used = tuple[int, int, int]
 _PROGRAM = "alcove.node.gate.main"
 _NOBODY = 65534
 """The group that the gate gives up its privileges for."""
@@ -50,16 +55,30 @@ class Gatekeeper(Daemon):
             f"--version={__version__}",
         ]
         super().__init__("gate", argv, pid_file, _PROGRAM)
+        self._written: dict[int, tuple[EgressPolicy, str]] = {}
+        self.used: Callable[[str], Used] = lambda _owner: (0, 0, 0)
+        """What a sandbox has used already, by its id: requests, bytes sent, bytes received."""
+
+    async def start(self) -> None:
+        """As any daemon; a new one is told what was used."""
+        for slot, (policy, owner) in list(self._written.items()):
+            if policy.max_requests or policy.max_bytes:
+                self.write(slot, policy, owner)
+        await super().start()
 
     def prepare(self) -> None:
         """Make the directory of the policies, which the gate can read and others cannot."""
         self.policies.mkdir(mode=0o750, parents=True, exist_ok=True)
         os.chown(self.policies, -1, _NOBODY)
 
-    def write(self, slot: int, policy: EgressPolicy) -> None:
-        write_policy(self.policies, slot, policy)
+    def write(self, slot: int, policy: EgressPolicy, owner: str = "") -> None:
+        """`owner`: whose slot it is; of nobody nothing is recorded or counted."""
+        self._written[slot] = (policy, owner)
+        used = self.used(owner) if owner else (0, 0, 0)
+        write_policy(self.policies, slot, Ruled(policy, owner, used))
 
     def forget(self, slot: int) -> None:
+        self._written.pop(slot, None)
         policy_path(self.policies, slot).unlink(missing_ok=True)
 
     def slots(self) -> set[int]:
@@ -67,6 +86,10 @@ class Gatekeeper(Daemon):
         if not self.policies.is_dir():
             return set()
         return {int(path.stem) for path in self.policies.glob("*.json") if path.stem.isdecimal()}
+
+    async def drain(self) -> dict[str, Any]:
+        """What went through since the last time (gate/ledger.py)."""
+        return await drain_gate(self._control, _ANSWER_S, _DRAINED_MAX_BYTES)
 
     async def judge(self, slot: int) -> None:
         """Return when connections that the slot's policy does not allow are cut.

@@ -75,8 +75,11 @@ class Ground(Protocol):
         """Undo refuse_internet()."""
         ...
 
-    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
-        """Have this be what the place may reach, at once; a new place has the default."""
+    async def set_policy(self, place: Place, policy: EgressPolicy, sandbox_id: str = "") -> None:
+        """Have this be what the place may reach, at once; a new place has the default.
+
+        What goes by the gate is recorded and counted for the sandbox.
+        """
         ...
 
     async def authority(self, place: Place, sandbox_id: str) -> str:
@@ -146,7 +149,7 @@ class PlainGround:
     async def allow_internet(self, place: Place) -> None:
         """Nor to be allowed anything."""
 
-    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
+    async def set_policy(self, place: Place, policy: EgressPolicy, sandbox_id: str = "") -> None:
         """Nor a policy."""
 
     async def authority(self, place: Place, sandbox_id: str) -> str:

@@ -82,13 +82,14 @@ class KernelGround:
     async def allow_internet(self, place: Place) -> None:
         await self._network.set_internet(place.slot, allowed=True)
 
-    async def set_policy(self, place: Place, policy: EgressPolicy) -> None:
+    async def set_policy(self, place: Place, policy: EgressPolicy, sandbox_id: str = "") -> None:
         if self._gatekeeper is None:
             assert not policy.domains
             assert not policy.intercepted
+            assert not policy.recorded
             await self._network.set_policy(place.slot, policy)
             return
-        self._gatekeeper.write(place.slot, policy)
+        self._gatekeeper.write(place.slot, policy, sandbox_id)
         await self._network.set_policy(place.slot, policy)
         await self._gatekeeper.judge(place.slot)
 

@@ -7,6 +7,7 @@ from alcove.node import pidfd, uplink
 from alcove.node.cgroups import Cgroup
 from alcove.node.daemons import Daemon
 from alcove.node.drivers.driver import Driver
+from alcove.node.egress_log import EgressLogs
 from alcove.node.errors import NodeError
 from alcove.node.gatekeeper import Gatekeeper
 from alcove.node.ground import Ground, PlainGround
@@ -30,6 +31,7 @@ class Machine:
         self._settings = settings
         self._slots = settings.data_dir / "slots"
         self.records = Records(settings.data_dir / "sandboxes")
+        self.egress_logs = EgressLogs(self.records)
         self._network: Network | None = None
         self.resolver: Resolver | None = None
         self.gatekeeper: Gatekeeper | None = None
@@ -52,6 +54,7 @@ class Machine:
             self.gatekeeper = Gatekeeper(
                 host_address, settings.slot_network, run, self.interceptor.door
             )
+            self.gatekeeper.used = self.egress_logs.used
             self.ground = KernelGround(network, self._slots, self.gatekeeper, self.interceptor)
             self._network = network
 
@@ -75,13 +78,14 @@ class Machine:
         """What the sandboxes that run may reach, by slot; the gate is told as well."""
         assert self.gatekeeper is not None
         self.gatekeeper.prepare()
-        policies = {
-            record.slot: record.spec.policy
+        specs = {
+            record.slot: record.spec
             for record in self.records.read_all()
             if record.slot is not None and record.state is not NodeSandboxState.STOPPED
         }
-        for slot, policy in policies.items():
-            self.gatekeeper.write(slot, policy)
+        policies = {slot: spec.policy for slot, spec in specs.items()}
+        for slot, spec in specs.items():
+            self.gatekeeper.write(slot, spec.policy, spec.sandbox_id)
         if self.interceptor is not None and any(one.intercepted for one in policies.values()):
             self.interceptor.want()
         return policies

@@ -137,6 +137,7 @@ class Node:
             volumes=VolumeApi(machine.volumes),
             events=self.events,
             data_dir=settings.data_dir,
+            egress_logs=machine.egress_logs,
             problems=self._problems,
         )
         return api.app(self._cluster_token)
@@ -216,6 +217,8 @@ class Node:
             every(reconcile.PERIOD_S, lambda: reconcile.step(supervisor, places, snapshots)),
         ]
         work += [daemon.run() for daemon in self._machine.daemons]
+        if self._machine.gatekeeper is not None:
+            work.append(self._machine.egress_logs.follow(self._machine.gatekeeper.drain))
         if self._machine.interceptor is not None:
             control = Control(self._settings.control_url, self._cluster_token)
             broker = Broker(self._machine.interceptor.broker, control, supervisor.at_slot)

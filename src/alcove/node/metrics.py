@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -32,6 +33,18 @@ class StartKind(StrEnum):
     @classmethod
     def of(cls, timings_ms: dict[str, float]) -> "StartKind":
         return cls.RESTORED if "restore" in timings_ms else cls.WARM
+
+
+class EgressOutcome(StrEnum):
+    PASSED = "passed"
+    REFUSED = "refused"
+    LEFT_OUT = "left_out"
+    """Not recorded, for being too many at once."""
+
+
+class EgressDirection(StrEnum):
+    SENT = "sent"
+    RECEIVED = "received"
 
 
 class Outcome(StrEnum):
@@ -123,3 +136,26 @@ def follow(
 def follow_snapshots(count: Callable[[], int], size_bytes: Callable[[], int]) -> None:
     _snapshots.set_function(count)
     _snapshot_bytes.set_function(size_bytes)
+
+
+egress_records = Counter(
+    "alcove_node_egress_records",
+    "Connections that went by the gate, and requests where TLS ended outside the sandbox.",
+    ["outcome"],
+)
+egress_bytes = Counter(
+    "alcove_node_egress_bytes", "Bytes of sandboxes that went by the gate.", ["direction"]
+)
+for egress_outcome in EgressOutcome:
+    egress_records.labels(egress_outcome)
+for egress_direction in EgressDirection:
+    egress_bytes.labels(egress_direction)
+
+
+def count_egress(records: list[dict[str, Any]], left_out: int, sent: int, received: int) -> None:
+    refused = sum("refused" in record for record in records)
+    egress_records.labels(EgressOutcome.PASSED).inc(len(records) - refused)
+    egress_records.labels(EgressOutcome.REFUSED).inc(refused)
+    egress_records.labels(EgressOutcome.LEFT_OUT).inc(left_out)
+    egress_bytes.labels(EgressDirection.SENT).inc(sent)
+    egress_bytes.labels(EgressDirection.RECEIVED).inc(received)

@@ -15,4 +15,4 @@ async def reach(
     if spec.policy.intercepted and not before.policy.intercepted:
         # Programs that begin from now on trust what will end their TLS.
         await guest.trust(await around.starter.trusted(spec, place), _TRUST_S)
-    await around.ground.set_policy(place, spec.policy)
+    await around.ground.set_policy(place, spec.policy, spec.sandbox_id)

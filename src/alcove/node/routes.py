@@ -4,9 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -17,8 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alcove import __version__
 from alcove.node import image_routes
+from alcove.node.bodies import read, read_message, read_object
 from alcove.node.builds import ImageStore
 from alcove.node.drivers.driver import Driver
+from alcove.node.egress_log import EgressLogs
 from alcove.node.errors import InvalidRequestError, NodeError
 from alcove.node.events import Events
 from alcove.node.image_routes import entries, number
@@ -27,7 +28,6 @@ from alcove.node.places import Places
 from alcove.node.snapshots import Snapshots
 from alcove.node.supervisor import Supervisor
 from alcove.node.volumes.routes import CONTENT_ERRORS, VolumeApi
-from alcove.wire.egress import EgressPolicy
 from alcove.wire.errors import ErrorCode, Problem
 from alcove.wire.ids import (
     InvalidIdError,
@@ -47,9 +47,7 @@ from alcove.wire.node import (
 from alcove.wire.states import StopReason
 from alcove.wire.tokens import same
 
-_BODY_MAX_BYTES = 4 << 20
 _OPEN_PATHS = {"/health", "/metrics"}
-_M = TypeVar("_M", SandboxSpec, SnapshotSpec, ImageSpec, EgressSpec, MountSpec)
 
 
 class Api:
@@ -67,6 +65,7 @@ class Api:
         volumes: VolumeApi,
         events: Events,
         data_dir: Path,
+        egress_logs: EgressLogs,
         problems: Sequence[str],
     ) -> None:
         self._node_id = node_id
@@ -78,6 +77,7 @@ class Api:
         self._volumes = volumes
         self._events = events
         self._data_dir = data_dir
+        self._egress_logs = egress_logs
         self._problems = problems
 
     def app(self, cluster_token: str) -> ASGIApp:
@@ -94,6 +94,7 @@ class Api:
             Route("/v1/sandboxes/{id}", self._stop, methods=["DELETE"]),
             Route("/v1/sandboxes/{id}/egress", self._set_policy, methods=["PUT"]),
             Route("/v1/sandboxes/{id}/volumes", self._set_volumes, methods=["PUT"]),
+            Route("/v1/sandboxes/{id}/egress", self._egress, methods=["GET"]),
             Route("/v1/sandboxes/{id}/usage", self._usage),
             Route("/v1/sandboxes/{id}/logs", self._sandbox_log),
             Route("/v1/sandboxes/{id}/snapshots", self._save, methods=["POST"]),
@@ -114,7 +115,7 @@ class Api:
         return _Guarded(Starlette(routes=routes, exception_handlers=handlers), cluster_token)
 
     async def _start(self, request: Request) -> Response:
-        spec = await _read(request, SandboxSpec)
+        spec = await read(request, SandboxSpec)
         if spec.sandbox_id != _sandbox_id(request):
             raise InvalidRequestError("the sandbox id in the path and in the body differ")
         return JSONResponse((await self._supervisor.start(spec)).to_json())
@@ -136,18 +137,24 @@ class Api:
         return Response(status_code=204)
 
     async def _set_policy(self, request: Request) -> Response:
-        egress = await _read(request, EgressSpec)
+        egress = await read(request, EgressSpec)
         if egress.sandbox_id != _sandbox_id(request):
             raise InvalidRequestError("the sandbox id in the path and in the body differ")
         await self._supervisor.set_policy(egress)
         return Response(status_code=204)
 
     async def _set_volumes(self, request: Request) -> Response:
-        wanted = await _read(request, MountSpec)
+        wanted = await read(request, MountSpec)
         if wanted.sandbox_id != _sandbox_id(request):
             raise InvalidRequestError("the sandbox id in the path and in the body differ")
         await self._supervisor.set_volumes(wanted)
         return Response(status_code=204)
+
+    async def _egress(self, request: Request) -> Response:
+        sandbox_id = _sandbox_id(request)
+        self._supervisor.report(sandbox_id)  # raises NotHereError
+        after, limit = (number(request, name) for name in ("after", "limit"))
+        return JSONResponse(self._egress_logs.page(sandbox_id, after, limit or 100).to_json())
 
     async def _usage(self, request: Request) -> Response:
         return JSONResponse(self._supervisor.usage(_sandbox_id(request)).to_json())
@@ -161,7 +168,7 @@ class Api:
         return entries(self._supervisor.log(_sandbox_id(request), number(request, "after")))
 
     async def _save(self, request: Request) -> Response:
-        wanted = await _read(request, SnapshotSpec)
+        wanted = await read(request, SnapshotSpec)
         if wanted.sandbox_id != _sandbox_id(request):
             raise InvalidRequestError("the sandbox id in the path and in the body differ")
         return JSONResponse((await self._supervisor.save(wanted)).to_json())
@@ -179,9 +186,9 @@ class Api:
         return Response(status_code=204)
 
     async def _build(self, request: Request) -> Response:
-        data = await _read_object(request)
+        data = await read_object(request)
         registry = data.pop("registry", None)
-        spec = _message(data, ImageSpec)
+        spec = read_message(data, ImageSpec)
         if spec.build_id != request.path_params["id"]:
             raise InvalidRequestError("the build id in the path and in the body differ")
         if registry is not None and not isinstance(registry, dict):
@@ -247,73 +254,6 @@ async def _health(request: Request) -> Response:
 async def _metrics(request: Request) -> Response:
     del request
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _read(request: Request, kind: type[_M]) -> _M:
-    return _message(await _read_object(request), kind)
-
-
-def _message(data: dict[str, Any], kind: type[_M]) -> _M:
-    _check(data, kind)
-    return kind.from_json(data)
-
-
-async def _read_object(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_MAX_BYTES:
-            raise InvalidRequestError(f"the body is larger than {_BODY_MAX_BYTES} bytes")
-    try:
-        data = json.loads(body)
-    except ValueError as error:
-        raise InvalidRequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidRequestError("the body is not a JSON object")
-    return data
-
-
-def _check(data: dict[str, Any], kind: type[_M]) -> None:
-    """Refuse what does not have the fields' types, and sizes that make no sense."""
-    for field in fields(kind):
-        if field.name not in data:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise InvalidRequestError(f"{field.name} is missing")
-            continue
-        expected: type[Any] = dict if field.default_factory is dict else _TYPES.get(field.name, str)
-        if not _valid(data[field.name], expected, may_be_zero=field.name in _MAY_BE_ZERO):
-            raise InvalidRequestError(f"{field.name} is not a valid {expected.__name__}")
-    for name in ("env_vars", "volumes"):
-        if not all(isinstance(text, str) for text in data.get(name, {}).values()):
-            raise InvalidRequestError(f"{name} must map texts to texts")
-    try:
-        EgressPolicy.from_json(data.get("egress", {}))
-    except ValueError as error:
-        raise InvalidRequestError(f"egress: {error}") from error
-
-
-def _valid(value: Any, expected: type[Any], *, may_be_zero: bool) -> bool:
-    if expected not in {int, float}:
-        return type(value) is expected
-    kinds = {int} if expected is int else {int, float}
-    return type(value) in kinds and (value > 0 or (may_be_zero and value == 0))
-
-
-_TYPES: dict[str, type[Any]] = {
-    "generation": int,
-    "vcpu_count": int,
-    "memory_mib": int,
-    "disk_mib": int,
-    "internet": bool,
-    "reboot": bool,
-    "boots": int,
-    "idle_after_s": float,
-    "freeze_after_s": float,
-    "memory": bool,
-    "stop": bool,
-    "require_healthy": bool,
-}
-_MAY_BE_ZERO = {"boots", "idle_after_s", "freeze_after_s"}
 
 
 def _sandbox_id(request: Request) -> SandboxId:

@@ -38,6 +38,12 @@ class Splice:
         self._directions = (_Direction(self, left, right), _Direction(self, right, left))
         self._closed = False
 
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes read from the left, and from the right; what was read early is not in it."""
+        forth, back = self._directions
+        return forth.carried, back.carried
+
     def start(self, early: bytes) -> None:
         """Begin; `early` has already been read from the left."""
         forth, back = self._directions
@@ -106,6 +112,7 @@ class _Direction:
 
     def __init__(self, splice: Splice, source: socket.socket, sink: socket.socket) -> None:
         self.done = False
+        self.carried = 0
         self._splice = splice
         self._source = source
         self._sink = sink
@@ -136,6 +143,7 @@ class _Direction:
             self._splice.cut()
             return
         if count:
+            self.carried += count
             self._splice.touched()
             self.send(_buffer[:count])
         else:

@@ -188,7 +188,7 @@ class Starter:
                 # Before anything is sent to the interceptor.
                 await self._ground.authority(taken.place, spec.sandbox_id)
             if not spec.policy.is_default:
-                await self._ground.set_policy(taken.place, spec.policy)
+                await self._ground.set_policy(taken.place, spec.policy, spec.sandbox_id)
         if wanted := {*spec.volumes.values(), *source.volumes}:
             with timings.step("volumes"):
                 needed = spec.volumes.values()

@@ -9,7 +9,7 @@ clients state (TLS server name, HTTP host) and in DNS questions.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any, Self
@@ -55,6 +55,11 @@ class EgressPolicy:
     intercepted: tuple[str, ...] = ()
     """Domains, as in `domains`, whose TLS ends outside the sandbox; what is reachable is not said
     here."""
+    recorded: bool = False
+    """All TCP goes by the gate, so that it is seen whom the sandbox wants."""
+    max_requests: int = 0
+    max_bytes: int = 0
+    """Budgets over all its lives, both ways; 0: none. Only what goes by the gate is counted."""
 
     @property
     def is_default(self) -> bool:
@@ -89,7 +94,8 @@ class EgressPolicy:
 
     def digest(self) -> str:
         """The same for the same rules, whatever their order."""
-        text = json.dumps([sorted(rules or ()) for rules in asdict(self).values()])
+        rules = (sorted(getattr(self, name) or ()) for name in _LISTS)
+        text = json.dumps([*rules, self.recorded, self.max_requests, self.max_bytes])
         text += str(self.dns_servers is None)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -100,8 +106,13 @@ class EgressPolicy:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Raises ValueError for what is no policy: it came from a file, or over the network."""
         try:
-            given = {f.name: data[f.name] for f in fields(cls) if data.get(f.name) is not None}
-            policy = cls(**{name: tuple(map(_text, rules)) for name, rules in given.items()})
+            given = {name: data[name] for name in _LISTS if data.get(name) is not None}
+            policy = cls(
+                **{name: tuple(map(_text, rules)) for name, rules in given.items()},
+                recorded=data.get("recorded") is True,
+                max_requests=int(data.get("max_requests") or 0),
+                max_bytes=int(data.get("max_bytes") or 0),
+            )
             for network in (*policy.allow, *policy.deny, *(policy.dns_servers or ())):
                 IPv4Network(network)
         except TypeError as error:
@@ -109,6 +120,7 @@ class EgressPolicy:
         return policy
 
 
+_LISTS = ("allow", "deny", "domains", "dns_servers", "intercepted")
 _DEFAULT = EgressPolicy()
 NOTHING = EgressPolicy(deny=(EVERYTHING,))
 

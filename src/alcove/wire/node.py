@@ -5,6 +5,7 @@
     GET    /v1/sandboxes/{id}                                  SandboxReport | 404
     GET    /v1/sandboxes                                       {"sandboxes": [SandboxReport]}
     PUT    /v1/sandboxes/{id}/egress   EgressSpec              204             repeatable
+    GET    /v1/sandboxes/{id}/egress?after=&limit=             EgressPage | 404
     DELETE /v1/sandboxes/{id}?reason=                          204             stop; repeatable
     DELETE /v1/sandboxes?reason=                               204             stop them all
     PUT    /v1/sandboxes/{id}/volumes  MountSpec               204             repeatable
@@ -131,6 +132,17 @@ class MountSpec(_Message):
     generation: int
     volumes: dict[str, str] = field(default_factory=dict)
     """Ids by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPage(_Message):
+    """What a sandbox had to do with the outside, as far as it went by the gate."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Oldest first: sequence, at, host or address, port, protocol, method, status, sent, received,
+    refused (why)."""
+    sums: dict[str, Any] = field(default_factory=dict)
+    """requests, sent, received, left_out, and seen: destination -> how often."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from alcove.control.nodes.errors import (
 )
 from alcove.wire.ids import BuildId, SandboxId, SnapshotId, VolumeId
 from alcove.wire.node import (
+    EgressPage,
     EgressSpec,
     ImageReport,
     ImageSpec,
@@ -87,6 +88,7 @@ class NodeClient(Protocol):
     async def delete_snapshot(self, snapshot_id: SnapshotId) -> None: ...
     async def usage(self) -> dict[SandboxId, SandboxUsage]: ...
     async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]: ...
+    async def egress(self, sandbox_id: SandboxId, after: int, limit: int) -> EgressPage: ...
     async def build(
         self, spec: ImageSpec, registry: dict[str, str] | None = None
     ) -> ImageReport: ...
@@ -190,6 +192,12 @@ class HttpNode:
     async def logs(self, sandbox_id: SandboxId) -> list[LogEntry]:
         path = f"/v1/sandboxes/{sandbox_id}/logs"
         return _read(_entries, await self._call("GET", path, missing_ok=True))
+
+    async def egress(self, sandbox_id: SandboxId, after: int, limit: int) -> EgressPage:
+        """Nothing, of a sandbox that is not known there."""
+        path = f"/v1/sandboxes/{sandbox_id}/egress?after={after}&limit={limit}"
+        answer = await self._call("GET", path, missing_ok=True)
+        return EgressPage() if answer is None else _read(EgressPage.from_json, answer)
 
     async def build(self, spec: ImageSpec, registry: dict[str, str] | None = None) -> ImageReport:
         """`registry`: credentials for the image of the plan."""

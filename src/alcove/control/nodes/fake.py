@@ -25,6 +25,7 @@ from alcove.wire.errors import ErrorCode
 from alcove.wire.ids import BuildId, NodeId, SandboxId, SnapshotId, VolumeId
 from alcove.wire.node import (
     AGENT_VERSION,
+    EgressPage,
     EgressSpec,
     ImageReport,
     ImageSpec,
@@ -70,6 +71,7 @@ class FakeNode:
         self.boot_id = 1
         self.reachable = True
         self.problems: list[str] = []
+        self.egress_pages: dict[SandboxId, EgressPage] = {}
         self.silent: set[SandboxId] = set()
         """Sandboxes whose agent does not answer."""
         self.fail: dict[str, NodeError] = {}
@@ -184,6 +186,12 @@ class FakeNode:
         if report is None or report.started_at is None:
             return []
         return [LogEntry(1, report.started_at, "info", "restored", {"logger": "node"})]
+
+    async def egress(self, sandbox_id: SandboxId, after: int, limit: int) -> EgressPage:
+        await self._enter("egress")
+        page = self.egress_pages.get(sandbox_id, EgressPage())
+        later = [record for record in page.records if record["sequence"] > after]
+        return replace(page, records=later[:limit])
 
     async def build(self, spec: ImageSpec, registry: dict[str, str] | None = None) -> ImageReport:
         await self._enter("build")

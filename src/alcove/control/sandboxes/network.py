@@ -21,6 +21,8 @@ _DOMAINS_NEED_DENY = (
 )
 _EGRESS = ("allowOut", "denyOut", "dnsServers", "rules", "egressProxy")
 """What PUT /network replaces; the rest is about traffic to the sandbox and stays."""
+WATCH = "watch"
+"""Ours: what is recorded, and the budgets (PUT /v1/sandboxes/{id}/egress)."""
 _MASK = re.compile(r"[A-Za-z0-9._\[\]:-]+\Z")
 _MAX_MASK_LENGTH = 253
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -86,7 +88,21 @@ def _read_policy(given: Mapping[str, Any], allow_internet: bool | None) -> Egres
         domains=tuple(sorted(set(domains))),
         dns_servers=_read_dns_servers(given.get("dnsServers")),
         intercepted=_intercepted(given.get("rules")),
+        **_watch(given.get(WATCH) or {}),
     )
+
+
+def with_watch(network: Mapping[str, Any], watch: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what is recorded and counted replaced; empty: nothing."""
+    kept = {name: value for name, value in network.items() if name != WATCH}
+    return kept | ({WATCH: dict(watch)} if any(watch.values()) else {})
+
+
+def _watch(watch: Mapping[str, Any]) -> dict[str, Any]:
+    requests, size = int(watch.get("maxRequests") or 0), int(watch.get("maxBytes") or 0)
+    # What has a budget must be seen to be counted.
+    recorded = bool(watch.get("record") or requests or size)
+    return {"recorded": recorded, "max_requests": requests, "max_bytes": size}
 
 
 def _intercepted(rules: Mapping[str, Any] | None) -> tuple[str, ...]:

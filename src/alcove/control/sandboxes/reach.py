@@ -5,7 +5,7 @@ the digest of the policy in force, and every later start is made from the row.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,14 +14,14 @@ from alcove.control.ending import to_its_end
 from alcove.control.errors import RETRY_SOON, ConflictError, UnavailableError
 from alcove.control.nodes.client import NodeError
 from alcove.control.sandboxes import marks, saving, store
-from alcove.control.sandboxes.context import Context
-from alcove.control.sandboxes.network import read_network, with_egress
+from alcove.control.sandboxes.context import Context, no_such_sandbox
+from alcove.control.sandboxes.network import read_network, with_egress, with_watch
 from alcove.control.sandboxes.states import State
 from alcove.control.sandboxes.store import Sandbox
 from alcove.control.teams.service import Caller
 from alcove.wire.egress import EgressPolicy
 from alcove.wire.ids import SandboxId
-from alcove.wire.node import EgressSpec, SandboxReport
+from alcove.wire.node import EgressPage, EgressSpec, SandboxReport
 
 
 class Reach:
@@ -37,9 +37,38 @@ class Reach:
         allow_internet: bool | None,
     ) -> None:
         """Replace all egress settings; in force, for open connections too, when this returns."""
-        await to_its_end(
-            self._change(caller, sandbox_id, egress, allow_internet), name="sandbox.network"
-        )
+
+        def changed(sandbox: Sandbox) -> Sandbox:
+            network = read_network(with_egress(sandbox.network, egress), allow_internet)
+            return replace(sandbox, network=network.given, allow_internet=allow_internet)
+
+        await to_its_end(self._change(caller, sandbox_id, changed), name="sandbox.network")
+
+    async def watch(self, caller: Caller, sandbox_id: SandboxId, watch: Mapping[str, Any]) -> None:
+        """Replace what of the sandbox's traffic is recorded, and its budgets."""
+
+        def changed(sandbox: Sandbox) -> Sandbox:
+            return replace(sandbox, network=with_watch(sandbox.network, watch))
+
+        await to_its_end(self._change(caller, sandbox_id, changed), name="sandbox.watch")
+
+    async def seen(
+        self, caller: Caller, sandbox_id: SandboxId, after: int, limit: int
+    ) -> tuple[Sandbox, EgressPage]:
+        """What the sandbox, which may have ended, had to do with the outside."""
+        async with self._in.db.reading() as tx:
+            sandbox = await store.find(tx, sandbox_id)
+        if sandbox is None or sandbox.team_id != caller.team_id:
+            raise no_such_sandbox(sandbox_id)
+        try:
+            page = await self._in.nodes.client(sandbox.node_id).egress(sandbox_id, after, limit)
+        except NodeError as error:
+            raise UnavailableError(
+                "The sandbox's node does not answer; try again in a moment",
+                detail=str(error),
+                headers=RETRY_SOON,
+            ) from error
+        return sandbox, page
 
     async def repair(self, sandbox: Sandbox, report: SandboxReport) -> bool:
         """Tell the machine again if what it enforces is not what was meant."""
@@ -52,14 +81,12 @@ class Reach:
         self,
         caller: Caller,
         sandbox_id: SandboxId,
-        egress: Mapping[str, Any],
-        allow_internet: bool | None,
+        change: Callable[[Sandbox], Sandbox],
     ) -> None:
         async with self._in.db.transaction() as tx:
             now = self._in.clock()
             sandbox = await saving.running(tx, caller, sandbox_id, now, "given another network")
-            network = read_network(with_egress(sandbox.network, egress), allow_internet)
-            changed = replace(sandbox, network=network.given, allow_internet=allow_internet)
+            changed = change(sandbox)
             if not await marks.change_egress(tx, changed):
                 raise ConflictError(f'Sandbox "{sandbox_id}" is changing; try again')
         await self._in.checkpoint("network intent written")

@@ -12,11 +12,13 @@ host. What a change of the policy no longer allows is cut.
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 from dataclasses import dataclass
 
 from alcove.node.gate import peek
+from alcove.node.gate.account import Account, SpentError
 from alcove.node.gate.handover import Handover
 from alcove.node.gate.lookup import Lookup, NotFoundError, may_be_reached
 from alcove.node.gate.peek import Kind, Requests, Switched, UnnamedError
@@ -36,6 +38,10 @@ _ADDRESS = struct.Struct("!2xH4s8x")
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _SWITCHED = (b"HTTP/1.1 101", b"HTTP/1.0 101")
 _STATUS_BYTES = len(_SWITCHED[0])
+_SPENT = (
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 class RefusedError(Exception):
@@ -50,6 +56,7 @@ class Passage:
     policy: EgressPolicy
     lookup: Lookup
     handover: Handover
+    account: Account
     name: str | None = None
     address: str = ""
     """Where the guest wanted to go, before the packet rules sent it here."""
@@ -58,20 +65,47 @@ class Passage:
 
     async def run(self) -> None:
         """Carry the connection from its first byte to its last. Raises RefusedError, OSError."""
+        kind = Kind.OTHER
         try:
             self.address, self.port = _asked_for(self.client)
+            self.account.facts |= {"address": self.address, "port": self.port}
             early, kind = await self._peek()
+            self.account.facts |= {"host": self.name, "protocol": kind.name.lower()}
             if self.intercepted:
-                await self.handover.carry(self.client, str(self.name), self.port, early, self._dial)
+                await self._hand_over(early)
                 return
+            self.account.admit()
             server = await self._dial()
-        except (RefusedError, UnnamedError, NotFoundError, TimeoutError) as error:
-            reset(self.client)
-            raise RefusedError(str(error) or "it said nothing in time") from error
-        if kind is Kind.HTTP and not self._allowed_by_address(self.policy):
-            await _Relay(self.client, server).run(early)
+        except (RefusedError, UnnamedError, NotFoundError, TimeoutError, SpentError) as error:
+            why = str(error) or "it said nothing in time"
+            self.account.leave(protocol=kind.name.lower(), refused=why)
+            await self._turn_away(kind, error)
+            raise RefusedError(why) from error
+        try:
+            if kind is Kind.HTTP and not self._allowed_by_address(self.policy):
+                await _Relay(self.client, server, self.account).run(early)
+            else:
+                await self._splice(server, early)
+        finally:
+            self.account.leave()
+
+    async def _hand_over(self, early: bytes) -> None:
+        assert self.name is not None
+        await self.handover.carry(
+            self.client, self.name, self.port, early, dial=self._dial, account=self.account
+        )
+
+    async def _turn_away(self, kind: Kind, error: Exception) -> None:
+        """Who asked in plain text and has used up a budget can be told so; others see a reset."""
+        if kind is Kind.HTTP and isinstance(error, SpentError):
+            body = json.dumps({"code": 429, "message": str(error)}).encode() + b"\n"
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().sock_sendall(
+                    self.client, _SPENT % len(body) + body
+                )
+            self.client.close()
         else:
-            await self._splice(server, early)
+            reset(self.client)
 
     def still_allowed(self, policy: EgressPolicy) -> bool:
         """Whether it may go on as it does, under another policy than that it came by."""
@@ -153,7 +187,20 @@ class Passage:
 
     async def _splice(self, server: socket.socket, early: bytes) -> None:
         ended = asyncio.Event()
-        splice = Splice(self.client, server, touched=lambda: None, ended=ended.set)
+        counted = (-len(early), 0)
+
+        def touched() -> None:
+            nonlocal counted
+            carried = splice.carried
+            sent, received = (now - before for now, before in zip(carried, counted, strict=True))
+            counted = carried
+            try:
+                self.account.charge(sent, received)
+            except SpentError as error:
+                self.account.facts["refused"] = str(error)
+                splice.cut()
+
+        splice = Splice(self.client, server, touched=touched, ended=ended.set)
         splice.start(early)
         try:
             await ended.wait()
@@ -165,7 +212,8 @@ class Passage:
 class _Relay:
     """HTTP/1 between two sockets, its requests judged before they go on."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, account: Account) -> None:
+        self._account = account
         self._client = client
         self._server = server
         self._loop = asyncio.get_running_loop()
@@ -179,6 +227,9 @@ class _Relay:
                 tasks.create_task(self._back())
         except* (OSError, UnnamedError):
             reset(self._client)
+        except* SpentError as spent:
+            self._account.facts["refused"] = str(spent.exceptions[0])
+            reset(self._client)
         else:
             self._client.close()
         finally:
@@ -187,8 +238,13 @@ class _Relay:
     async def _forth(self, piece: bytes) -> None:
         requests = Requests()
         while piece:
+            before = requests.count
             try:
                 requests.feed(piece)
+                for _ in range(max(before, 1), requests.count):
+                    self._account.admit()  # the first one was when the connection came
+                self._account.facts["method"] = requests.method
+                self._account.charge(len(piece), 0)
             except Switched as switch:
                 await self._switch(piece, switch.head_bytes)
                 return
@@ -208,8 +264,13 @@ class _Relay:
         self._server.shutdown(socket.SHUT_WR)
 
     async def _back(self) -> None:
-        status = b""
+        status, first = b"", b""
         while piece := await self._loop.sock_recv(self._server, _PIECE_BYTES):
+            self._account.charge(0, len(piece))
+            if len(first) < _STATUS_BYTES:
+                first += piece[: _STATUS_BYTES - len(first)]
+                if (code := first[-3:]).isdigit():
+                    self._account.facts["status"] = int(code)
             if self._switching and not self._switched.done():
                 status += piece[:_STATUS_BYTES]
                 if len(status) >= _STATUS_BYTES:

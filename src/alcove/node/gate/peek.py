@@ -67,6 +67,12 @@ class Requests:
         self._url = b""
         self._hosts: list[bytes] = []
         self._requests = 0
+        self.method = ""
+        """Of the newest head."""
+
+    @property
+    def count(self) -> int:
+        return self._requests
 
     def feed(self, data: bytes) -> None:
         """Raises UnnamedError, Switched."""
@@ -99,6 +105,7 @@ class Requests:
             self._hosts.append(value)
 
     def on_headers_complete(self) -> None:
+        self.method = self._parser.get_method().decode("ascii", "replace")
         host = self._stated_host()
         if self.host not in {None, host}:
             raise UnnamedError("a later request on the connection is for another host")

@@ -6,19 +6,37 @@ so that nothing is missed if it could not. No file, or one that cannot be read: 
 
 import json
 import os
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from alcove.wire.egress import NOTHING, EgressPolicy
 
 _FIRST_SLOT_ADDRESS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """Whose slot it is, what that one may reach, and what it used when this was written."""
+
+    policy: EgressPolicy
+    owner: str = ""
+    used: tuple[int, int, int] = (0, 0, 0)
+    """Requests, bytes sent, bytes received."""
+
+
+def _ruled(data: dict[str, Any]) -> Ruled:
+    requests, sent, received = data.get("used") or (0, 0, 0)
+    used = int(requests), int(sent), int(received)
+    return Ruled(EgressPolicy.from_json(data), str(data.get("owner", "")), used)
+
+
 class Policies:
     def __init__(self, directory: Path, slot_network: IPv4Network) -> None:
         self._directory = directory
         self._network = slot_network
-        self._known: dict[int, tuple[tuple[int, int], EgressPolicy]] = {}
+        self._known: dict[int, tuple[tuple[int, int], Ruled]] = {}
 
     def slot_of(self, address: str) -> int | None:
         """Whose address it is; None: no sandbox's."""
@@ -29,6 +47,9 @@ class Policies:
         return slot if slot >= 0 else None
 
     def of(self, slot: int) -> EgressPolicy:
+        return self.ruled(slot).policy
+
+    def ruled(self, slot: int) -> "Ruled":
         path = policy_path(self._directory, slot)
         try:
             status = path.stat()
@@ -36,24 +57,25 @@ class Policies:
             known = self._known.get(slot)
             if known is not None and known[0] == version:
                 return known[1]
-            policy = EgressPolicy.from_json(json.loads(path.read_bytes()))
-        except (OSError, ValueError, AttributeError):
+            ruled = _ruled(json.loads(path.read_bytes()))
+        except (OSError, ValueError, AttributeError, TypeError):
             self._known.pop(slot, None)
-            return NOTHING
-        self._known[slot] = (version, policy)
-        return policy
+            return Ruled(NOTHING)
+        self._known[slot] = (version, ruled)
+        return ruled
 
 
 def policy_path(directory: Path, slot: int) -> Path:
     return directory / f"{slot}.json"
 
 
-def write_policy(directory: Path, slot: int, policy: EgressPolicy) -> None:
+def write_policy(directory: Path, slot: int, ruled: Ruled) -> None:
     """Replace a slot's policy in one step; the gate may read it, others may not."""
     draft = directory / f".{slot}.tmp"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        os.write(descriptor, json.dumps(policy.to_json()).encode())
+        data = ruled.policy.to_json() | {"owner": ruled.owner, "used": ruled.used}
+        os.write(descriptor, json.dumps(data).encode())
     finally:
         os.close(descriptor)
     draft.replace(policy_path(directory, slot))

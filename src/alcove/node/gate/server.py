@@ -1,11 +1,12 @@
 """The gate's doors: TCP to be judged, name queries over UDP and TCP, and the node's word.
 
 The node says "judge <slot>" on the control socket when a policy has changed, and is answered "done"
-when what is no longer allowed is cut.
+when what is no longer allowed is cut. "drain" is answered with what the ledger holds, as JSON.
 """
 
 import asyncio
 import functools
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from pathlib import Path
 import structlog
 
 from alcove.concurrency import spawn
+from alcove.node.gate.account import Account
 from alcove.node.gate.handover import Handover
+from alcove.node.gate.ledger import Ledger
 from alcove.node.gate.lookup import Lookup
 from alcove.node.gate.names import NameServer
 from alcove.node.gate.passage import Passage, RefusedError, reset, tune
@@ -58,6 +61,7 @@ class Gate:
         """`interceptor`: the socket on which it takes connections over."""
         self._policies = policies
         self._interceptor = interceptor
+        self._ledger = Ledger()
         self._lookup = lookup
         self._names = NameServer(policies, lookup)
         self._open: dict[int, dict[Passage, asyncio.Task[None]]] = {}
@@ -77,6 +81,7 @@ class Gate:
         for passage, task in list(self._open.get(slot, {}).items()):
             if not passage.still_allowed(policy):
                 task.cancel()
+            passage.policy = passage.account.policy = policy
 
     async def _accept(self, door: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -94,11 +99,21 @@ class Gate:
                 continue
             client.setblocking(False)
             tune(client)
-            handover = Handover(self._interceptor, slot)
-            passage = Passage(client, self._policies.of(slot), self._lookup, handover)
+            passage = self._passage(client, slot)
             task = spawn(self._pass(slot, passage), name=f"passage of slot {slot}")
             self._open.setdefault(slot, {})[passage] = task
             task.add_done_callback(functools.partial(self._closed, slot, passage))
+
+    def _passage(self, client: socket.socket, slot: int) -> Passage:
+        ruled = self._policies.ruled(slot)
+        self._ledger.start_from(ruled.owner, *ruled.used)
+        return Passage(
+            client,
+            ruled.policy,
+            self._lookup,
+            Handover(self._interceptor, slot),
+            Account(self._ledger, ruled.owner, ruled.policy),
+        )
 
     async def _pass(self, slot: int, passage: Passage) -> None:
         try:
@@ -120,9 +135,12 @@ class Gate:
         with _closing(writer):
             while line := await reader.readline():
                 command, _, slot = line.decode().strip().partition(" ")
+                answer = b"done"
                 if command == "judge" and slot.isdecimal():
                     self.judge(int(slot))
-                writer.write(b"done\n")
+                elif command == "drain":
+                    answer = json.dumps(self._ledger.drain()).encode()
+                writer.write(answer + b"\n")
                 await writer.drain()
 
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import structlog
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.connection import Client, Connection, ConnectionState
-from mitmproxy.http import HTTPFlow, Response
+from mitmproxy.http import HTTPFlow, Message, Response
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.context import Context
@@ -34,7 +34,7 @@ from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.proxy.tunnel import LayerStack
 
 from alcove.node.intercept.broker import Broker, NoAnswerError
-from alcove.node.intercept.line import Line
+from alcove.node.intercept.line import Line, NotDialledError
 from alcove.node.intercept.requests import MisdirectedError, check, clean_trailers, put_in
 
 _log = structlog.get_logger()
@@ -43,8 +43,12 @@ _HEAD_MAX_BYTES = 128 * 1024
 _HEAD_S = 30.0
 """The handshakes on both sides included where it is the first."""
 _REFUSED_BODY_MAX_BYTES = 1 << 20
-_GIVEN = "alcove.given"
-"""In a flow's metadata: the names that were put into its request."""
+_TELL_BYTES = 256 * 1024
+_METHOD_MAX, _WHY_MAX = 32, 200
+_GIVEN, _SENT, _RECEIVED, _REFUSED = (
+    f"alcove.{name}" for name in ("given", "sent", "received", "refused")
+)
+"""In a flow's metadata: the names that were put into its request, its bytes, why it was refused."""
 
 
 class Carrier(ConnectionHandler):
@@ -57,6 +61,7 @@ class Carrier(ConnectionHandler):
         self._unread: dict[Connection, int] = {}
         """Bytes of each connection since its last complete head or piece of a body."""
         self._refused_bytes: int | None = None
+        self._used: dict[str, int] = {}
         self._busy = 0
         """Requests whose head was read and whose answer is not complete."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -153,20 +158,24 @@ class Carrier(ConnectionHandler):
         self._config.tls_start_server(data)
 
     async def _request_head(self, flow: HTTPFlow) -> None:
+        self._count(flow, _SENT, _size(flow.request))
         self._head_read(self.client)
         self._busy += 1
         try:
             check(flow.request, self._line.name, self._line.port)
             with self._reading_nothing():
+                await self._line.request()
                 headers = await self._broker.headers(self._line.slot, self._line.name)
         except MisdirectedError as error:
             self._refuse(flow, error.status, str(error))
         except NoAnswerError as error:
             self._refuse(flow, 502, str(error))
+        except NotDialledError as error:
+            self._refuse(flow, 429, str(error))
         else:
             put_in(flow.request, headers)
             flow.metadata[_GIVEN] = dict.fromkeys(headers, "")
-            flow.request.stream = functools.partial(self._pass_on, self.client)
+            flow.request.stream = functools.partial(self._pass_on, flow, self.client)
 
     async def _request_end(self, flow: HTTPFlow) -> None:
         self._refused_bytes = None
@@ -175,12 +184,23 @@ class Carrier(ConnectionHandler):
 
     async def _response_head(self, flow: HTTPFlow) -> None:
         self._head_read(flow.server_conn)
+        if flow.response is not None:
+            self._count(flow, _RECEIVED, _size(flow.response))
         if flow.response is not None and not flow.response.raw_content:
-            flow.response.stream = functools.partial(self._pass_on, flow.server_conn)
+            flow.response.stream = functools.partial(self._pass_on, flow, flow.server_conn)
 
     async def _over(self, flow: HTTPFlow) -> None:
-        del flow
         self._busy = max(0, self._busy - 1)
+        self._tell_used()
+        answer = flow.response
+        refused = flow.metadata.get(_REFUSED) or (flow.error.msg if flow.error else None)
+        self._line.record(
+            method=flow.request.method[:_METHOD_MAX],
+            status=None if answer is None else answer.status_code,
+            sent=flow.metadata.get(_SENT, 0),
+            received=flow.metadata.get(_RECEIVED, 0),
+            refused=None if refused is None else str(refused)[:_WHY_MAX],
+        )
 
     async def _tunnelled(self, flow: Any) -> None:
         # After a switch of protocols mitmproxy collects what passes.
@@ -213,6 +233,7 @@ class Carrier(ConnectionHandler):
 
     def _refuse(self, flow: HTTPFlow, status: int, message: str) -> None:
         self._refused_bytes = 0
+        flow.metadata[_REFUSED] = message
         body = {"code": status, "message": message}
         flow.response = Response.make(
             status,
@@ -220,10 +241,21 @@ class Carrier(ConnectionHandler):
             {"content-type": "application/json", "x-alcove-egress": "refused"},
         )
 
-    def _pass_on(self, connection: Connection, data: bytes) -> bytes:
+    def _pass_on(self, flow: HTTPFlow, connection: Connection, data: bytes) -> bytes:
         """A piece of a body: it goes on as it is, and the next head may be as long as the last."""
         self._unread[connection] = 0
+        self._count(flow, _SENT if connection is self.client else _RECEIVED, len(data))
         return data
+
+    def _count(self, flow: HTTPFlow, way: str, size: int) -> None:
+        flow.metadata[way] = flow.metadata.get(way, 0) + size
+        self._used[way] = self._used.get(way, 0) + size
+        if sum(self._used.values()) >= _TELL_BYTES:
+            self._tell_used()
+
+    def _tell_used(self) -> None:
+        self._line.used(self._used.get(_SENT, 0), self._used.get(_RECEIVED, 0))
+        self._used.clear()
 
     def _head_read(self, connection: Connection) -> None:
         self._unread[connection] = 0
@@ -272,6 +304,11 @@ class _Reader:
         await self._ready.wait()
         early, self._early = self._early, b""
         return early or await self._reader.read(limit)
+
+
+def _size(message: Message) -> int:
+    """Bytes of a head, about: before anything is put in."""
+    return sum(len(name) + len(value) + 4 for name, value in message.headers.fields)
 
 
 def _client(peer: tuple[str, int], own: tuple[str, int]) -> Client:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 _FIRST_MAX_BYTES = 64 * 1024
 _MESSAGE_MAX_BYTES = 4096
-_DIAL_S = 30.0
+_ANSWER_S = 30.0
 
 
 class NotDialledError(OSError):
@@ -26,7 +27,7 @@ class Line:
     early: bytes
     """What the guest has said already."""
     _socket: socket.socket
-    _asked: dict[int, "asyncio.Future[socket.socket]"] = field(default_factory=dict)
+    _asked: dict[int, "asyncio.Future[socket.socket | None]"] = field(default_factory=dict)
     _number: int = 0
 
     @classmethod
@@ -47,19 +48,41 @@ class Line:
 
     async def dial(self) -> socket.socket:
         """A connection to the passage's host. Raises NotDialledError."""
+        connection = await self._ask("dial")
+        if connection is None:
+            raise NotDialledError(f"{self.name} cannot be connected to")
+        return connection
+
+    async def request(self) -> None:
+        """Have a request counted. Raises NotDialledError if there may be no more."""
+        await self._ask("request")
+
+    def used(self, sent: int, received: int) -> None:
+        self._tell({"used": [sent, received]})
+
+    def record(self, **facts: Any) -> None:
+        self._tell({"record": facts})
+
+    async def _ask(self, what: str) -> socket.socket | None:
         self._number += 1
         number = self._number
         answer = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            self._socket.send(json.dumps({"dial": number}).encode())
-            async with asyncio.timeout(_DIAL_S):
-                connection: socket.socket = await answer
+            self._socket.send(json.dumps({what: number}).encode())
+            async with asyncio.timeout(_ANSWER_S):
+                end: socket.socket | None = await answer
         except TimeoutError:
             raise NotDialledError(f"{self.name} did not answer in time") from None
+        except (BrokenPipeError, ConnectionError, BlockingIOError):
+            raise NotDialledError("the connection has ended") from None
         finally:
             del self._asked[number]
-        return connection
+        return end
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the passage is over, or the gate is behind
+            self._socket.send(json.dumps(message).encode())
 
     async def listen(self) -> None:
         """Until the gate ends the passage."""
@@ -79,13 +102,14 @@ class Line:
         self._socket.close()
 
     def _take(self, told: dict[str, Any], ends: list[socket.socket]) -> None:
-        answer = self._asked.get(told.get("dialled", told.get("failed", 0)))
+        number = next((told[one] for one in ("dialled", "granted", "failed") if one in told), 0)
+        answer = self._asked.get(number)
         if answer is None or answer.done():
             _close(ends)
-        elif ends:
-            answer.set_result(ends[0])
-        else:
+        elif "failed" in told:
             answer.set_exception(NotDialledError(str(told.get("why", ""))))
+        else:
+            answer.set_result(ends[0] if ends else None)
 
 
 async def _receive(connection: socket.socket, limit: int) -> tuple[bytes, list[socket.socket]]:
@@ -96,7 +120,7 @@ async def _receive(connection: socket.socket, limit: int) -> tuple[bytes, list[s
             message, descriptors, _, _ = socket.recv_fds(connection, limit, 1)
         except BlockingIOError:
             readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(connection, readable.set_result, None)
+            loop.add_reader(connection, _wake, readable)
             try:
                 await readable
             finally:
@@ -106,6 +130,11 @@ async def _receive(connection: socket.socket, limit: int) -> tuple[bytes, list[s
         for end in ends:
             end.setblocking(False)
         return message, ends
+
+
+def _wake(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():  # told again before whoever waits has run
+        waiting.set_result(None)
 
 
 def _close(ends: list[socket.socket]) -> None:
