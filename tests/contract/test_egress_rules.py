@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from e2b import ALL_TRAFFIC, Sandbox, Secret
+from e2b import ALL_TRAFFIC, CommandExitException, Sandbox, Secret
 from e2b.exceptions import SandboxException
 
 from certificates import Authority
@@ -115,7 +115,7 @@ def test_rules_come_go_and_follow_pause_and_fork(
 ) -> None:
     sandbox = make(network={"dns_servers": [internet.world.public]})
     curl = f"curl -sS https://allowed.example:{internet.port}/"
-    with pytest.raises(Exception, match="certificate"):
+    with pytest.raises(CommandExitException, match="certificate"):
         sandbox.commands.run(curl)  # what the world's authority certifies the guest does not trust
     sandbox.update_network(internet.rules())
     assert ask(sandbox, curl)["headers"]["authorization"] == f"Bearer {VALUE}"
@@ -182,6 +182,19 @@ def test_what_was_reached_is_recorded_proposed_and_budgeted(
         assert "headers" in ask(sandbox, curl)
         said = ask(sandbox, curl)
         assert (said["code"], "requests to the outside" in said["message"]) == (429, True)
+
+
+def test_an_egress_proxy_that_is_away(make: Make, internet: Internet) -> None:
+    proxy = {"address": f"{internet.world.other}:1", "username": "user", "password": "hush-hush"}
+    sandbox = make(network={"egress_proxy": proxy})
+    curl = f"curl -sSk --max-time 10 https://{internet.world.public}:{internet.port}/"
+    with pytest.raises(CommandExitException):
+        sandbox.commands.run(curl)
+    info = sandbox.get_info()
+    assert "hush" not in str(info)
+    assert info.network["egress_proxy"]["address"] == proxy["address"]
+    sandbox.update_network({})
+    assert "headers" in ask(sandbox, curl)
 
 
 def seen(api: httpx.Client, path: str, count: int) -> dict[str, Any]:

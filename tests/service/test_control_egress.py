@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from control_fixture import InWorld, in_world
 from control_world import World
+from sqlalchemy import select
 
 from alcove.control.nodes.client import NodeUnreachableError
-from alcove.wire.egress import EgressPolicy
+from alcove.control.sandboxes.tables import sandboxes
+from alcove.wire.egress import EgressPolicy, Proxy
 from alcove.wire.node import EgressPage
 
 __all__ = ["in_world"]
@@ -110,5 +112,31 @@ def test_the_smallest_policy_is_proposed_and_can_be_set(in_world: InWorld) -> No
         world.node.egress_pages[one] = EgressPage([], {"seen": {}, "left_out": 1})
         answer = await world.http.get(f"/v1/sandboxes/{one}/egress/policy")
         assert answer.json()["complete"] is False
+
+    in_world(scenario)
+
+
+def test_the_password_of_a_proxy_is_sealed_and_shown_to_nobody(in_world: InWorld) -> None:
+    async def scenario(world: World) -> None:
+        proxy = {"address": "proxy.example:1080", "username": "u", "password": "hush-hush"}
+        one = await world.create(network={"egressProxy": proxy})
+        other = await world.create()
+        body = {"egressProxy": proxy}
+        assert (await world.http.put(f"/sandboxes/{other}/network", json=body)).status_code == 204
+        [fork] = (await world.http.post(f"/sandboxes/{one}/fork", json={})).json()
+        await world.http.post(f"/sandboxes/{other}/pause")
+        await world.http.post(f"/v2/sandboxes/{other}/connect", json={})
+        for sandbox_id in (one, other, fork["sandbox"]["sandboxID"]):
+            policy = world.node.specs[sandbox_id].policy
+            assert policy.proxy == Proxy("proxy.example", 1080, "u", "hush-hush")
+            assert "hush" not in repr(policy)
+            shown = await world.http.get(f"/sandboxes/{sandbox_id}")
+            assert "hush" not in shown.text
+            kept = {"address": "proxy.example:1080", "username": "u"}
+            assert shown.json()["network"]["egressProxy"] == kept
+        async with world.app.state.db.reading() as tx:
+            assert "hush" not in str((await tx.execute(select(sandboxes))).all())
+        await world.app.state.sandbox_reconciler.step()
+        assert world.node.calls["set_policy"] == 1
 
     in_world(scenario)

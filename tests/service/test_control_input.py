@@ -6,7 +6,7 @@ from typing import Any
 from control_fixture import InWorld, in_world
 from control_world import World
 
-from alcove.wire.egress import EgressPolicy
+from alcove.wire.egress import EgressPolicy, Proxy
 
 __all__ = ["in_world"]
 
@@ -92,7 +92,18 @@ REFUSED = [
     (header({"a": "${e2b.secrets.a b}"}), 400, "a placeholder that nothing is known for"),
     (header({"a": "${e2b.secrets.a"}), 400, "a placeholder that nothing is known for"),
     (header({"a": "${e2b.identity.tokens.x}"}), 400, "this version has none"),
-    (net(egressProxy={"address": "a:1"}), 400, "network.egressProxy"),
+    (net(egressProxy={}), 400, "address"),
+    (net(egressProxy={"address": "a"}), 400, "must be 'host:port'"),
+    (net(egressProxy={"address": "a.b:0"}), 400, "must be 'host:port'"),
+    (net(egressProxy={"address": "a.b:99999999999"}), 400, "must be 'host:port'"),
+    (net(egressProxy={"address": "a b:1"}), 400, "an IPv4 address or a domain"),
+    (net(egressProxy={"address": "[::1]:1"}), 400, "an IPv4 address or a domain"),
+    (net(egressProxy={"address": "10.1.2.3:1080"}), 400, "private or reserved"),
+    (net(egressProxy={"address": "localhost:1080"}), 400, "private or reserved"),
+    (net(egressProxy={"address": "a.b:1", "password": "p"}), 400, "requires a username"),
+    (net(egressProxy={"address": "a.b:1", "username": "u" * 256}), 400, "at most 255 bytes"),
+    (net(egressProxy={"address": "a.b:1", "password": {"sealed": "x"}}), 400, "validation error"),
+    (net(egressProxy={"address": "a.b:1", "tls": {"enabled": True}}), 400, "tls is not available"),
     (net(httpsPorts=[49983]), 400, "httpsPorts: 49983 is the agent's port"),
     (net(httpsPorts=[0]), 400, "httpsPorts: 0 is not a port"),
     (net(httpsPorts=[65536]), 400, "httpsPorts: 65536 is not a port"),
@@ -186,6 +197,10 @@ ACCEPTED = [
     ),
     (net(rules={"a.b": [], "c.d": [{}]}), OPEN),
     (header({"a": "x ${e2b.secrets.A} ${HOME}"}), EgressPolicy(intercepted=("*.a.b",))),
+    (
+        net(egressProxy={"address": "Proxy.Example:1080", "username": "u", "password": "p"}),
+        EgressPolicy(proxy=Proxy("proxy.example", 1080, "u", "p")),
+    ),
     (net(dnsServers=[]), EgressPolicy(dns_servers=())),
     (net(dnsServers=["9.9.9.9", "9.9.9.9"]), EgressPolicy(dns_servers=("9.9.9.9",))),
 ]

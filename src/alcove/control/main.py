@@ -220,12 +220,8 @@ def _keepers(settings: Settings, context: Context, key: str) -> tuple[Builds, Vo
     return (
         _builds(settings, context, key),
         _volumes(settings, context, key),
-        _secrets(settings, context.db, context.clock),
+        Secrets(context.db, context.sealer, context.clock),
     )
-
-
-def _secrets(settings: Settings, db: Database, clock: Callable[[], int]) -> Secrets:
-    return Secrets(db, Sealer(read_keys(settings.data_dir / "secrets.key")), clock)
 
 
 def _volumes(settings: Settings, context: Context, key: str) -> Volumes:
@@ -315,6 +311,7 @@ def _context(
             start_timeout_s=settings.start_timeout_s,
         ),
         token_seed=hashlib.sha256(f"alcove sandbox tokens:{key}".encode()).digest(),
+        sealer=Sealer(read_keys(settings.data_dir / "secrets.key")),
         domain=settings.domain,
         clock=clock,
         checkpoint=checkpoint,

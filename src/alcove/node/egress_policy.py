@@ -91,6 +91,9 @@ class PolicyRules:
         if policy.names is Names.ALL:
             # The resolver that guests know as theirs is in a private range they may well deny.
             rules.append(f"{wanted} {self.host_address} return")
+        if policy.proxy is not None:
+            # TCP is at the gate; the rest would go past the proxy.
+            return [*rules, "jump refuse"]
         if allow:
             rules.append(f"{wanted} @allow-{slot} return")
         if policy.denies_everything:
@@ -110,7 +113,7 @@ class PolicyRules:
             rules.append(f"{DNS} dnat ip to {host}:{GATE_DNS_PORT}")
         if names is Names.NONE:
             rules.append(f"{DNS} accept")
-        if policy.domains or policy.intercepted or policy.recorded:
+        if policy.domains or policy.sees_all:
             rules += [
                 "fib daddr type != unicast accept",
                 f"ip daddr {{ {', '.join(self.never)} }} accept",
@@ -127,7 +130,7 @@ class PolicyRules:
         """
         to_gate = f"meta l4proto tcp dnat ip to {self.host_address}:{GATE_PORT}"
         allowed = [f"ip daddr @allow-{slot}"] if allow else []
-        if not (policy.intercepted or policy.recorded):
+        if not policy.sees_all:
             return [*(f"{match} accept" for match in allowed), to_gate]
         if policy.domains:
             return [to_gate]

@@ -67,9 +67,10 @@ class Record:
 
     def stopped(self, now: float) -> "Record":
         """What is kept for control to read once nothing runs: it needs no secrets."""
+        without_proxy = {name: one for name, one in self.spec.egress.items() if name != "proxy"}
         return replace(
             self,
-            spec=replace(self.spec, access_token="", env_vars={}),
+            spec=replace(self.spec, access_token="", env_vars={}, egress=without_proxy),
             state=NodeSandboxState.STOPPED,
             slot=None,
             stopped_at=now,

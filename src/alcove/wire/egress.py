@@ -9,7 +9,7 @@ clients state (TLS server name, HTTP host) and in DNS questions.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any, Self
@@ -42,6 +42,24 @@ class Names(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A SOCKS5 proxy (RFC 1928)."""
+
+    host: str
+    """An IPv4 address or a name."""
+    port: int
+    username: str = ""
+    """Empty: none, and no password."""
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        given = (data["host"], data["port"], data.get("username", ""), data.get("password", ""))
+        host, port, username, password = given
+        return cls(_text(host), int(port), _text(username), _text(password))
+
+
+@dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """The default allows everything that any sandbox may reach."""
 
@@ -60,10 +78,17 @@ class EgressPolicy:
     max_requests: int = 0
     max_bytes: int = 0
     """Budgets over all its lives, both ways; 0: none. Only what goes by the gate is counted."""
+    proxy: "Proxy | None" = None
+    """All TCP goes through it, and nothing but TCP and names goes out."""
 
     @property
     def is_default(self) -> bool:
         return self == _DEFAULT
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether all TCP that is not refused goes by the gate, and not only what needs a name."""
+        return bool(self.intercepted) or self.recorded or self.proxy is not None
 
     @property
     def denies_everything(self) -> bool:
@@ -97,6 +122,8 @@ class EgressPolicy:
         rules = (sorted(getattr(self, name) or ()) for name in _LISTS)
         text = json.dumps([*rules, self.recorded, self.max_requests, self.max_bytes])
         text += str(self.dns_servers is None)
+        if self.proxy is not None:
+            text += json.dumps(asdict(self.proxy))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -112,10 +139,11 @@ class EgressPolicy:
                 recorded=data.get("recorded") is True,
                 max_requests=int(data.get("max_requests") or 0),
                 max_bytes=int(data.get("max_bytes") or 0),
+                proxy=Proxy.from_json(data["proxy"]) if data.get("proxy") else None,
             )
             for network in (*policy.allow, *policy.deny, *(policy.dns_servers or ())):
                 IPv4Network(network)
-        except TypeError as error:
+        except (TypeError, KeyError) as error:
             raise ValueError(f"not an egress policy: {error}") from error
         return policy
 

@@ -1,19 +1,22 @@
 """What every decision about sandboxes needs: the database, the machines, the clock, the secrets."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alcove.control.db import Database, Tx
 from alcove.control.errors import LimitReachedError, NotFoundError
 from alcove.control.nodes.service import Nodes
 from alcove.control.sandboxes import store
+from alcove.control.sandboxes.egress_proxy import opened, sealed
 from alcove.control.sandboxes.network import read_network
 from alcove.control.sandboxes.outcomes import Outcomes
 from alcove.control.sandboxes.plan import Created, Limits
 from alcove.control.sandboxes.store import Sandbox
+from alcove.control.secrets.sealing import Sealer
 from alcove.control.snapshots.service import Snapshots
 from alcove.control.teams.store import Team
 from alcove.control.templates.service import Templates
+from alcove.wire.egress import EgressPolicy
 from alcove.wire.ids import SandboxId
 from alcove.wire.node import SandboxSpec
 from alcove.wire.tokens import access_token, traffic_token
@@ -32,6 +35,7 @@ class Context:
     outcomes: Outcomes
     limits: Limits
     token_seed: bytes
+    sealer: Sealer
     domain: str
     clock: Callable[[], int]
     checkpoint: Callable[[str], Awaitable[None]] = no_checkpoint
@@ -68,6 +72,14 @@ class Context:
         if await store.count_alive(tx, team.id) >= self.limit(team):
             raise self.limit_reached(team)
 
+    def policy(self, sandbox: Sandbox) -> EgressPolicy:
+        """What the sandbox may reach, for its machine."""
+        return read_network(opened(sandbox.network, self.sealer), sandbox.allow_internet).egress
+
+    def sealed(self, sandbox: Sandbox) -> Sandbox:
+        """The sandbox as it is stored."""
+        return replace(sandbox, network=sealed(sandbox.network, self.sealer))
+
     def spec(self, sandbox: Sandbox, env_vars: dict[str, str]) -> SandboxSpec:
         """What a machine must know to start this life of the sandbox."""
         return SandboxSpec(
@@ -80,7 +92,7 @@ class Context:
             memory_mib=sandbox.memory_mib,
             disk_mib=sandbox.disk_mib,
             env_vars=env_vars,
-            egress=read_network(sandbox.network, sandbox.allow_internet).egress.to_json(),
+            egress=self.policy(sandbox).to_json(),
             snapshot_id=sandbox.snapshot_id or "",
             boots=sandbox.boots,
             idle_after_s=float(sandbox.idle_after_s or 0),

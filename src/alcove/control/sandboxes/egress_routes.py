@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from alcove.control.api import (
-    MAX_INT64,
     NEXT_TOKEN_HEADER,
     Limit,
     NextToken,
@@ -25,6 +24,10 @@ from alcove.control.sandboxes.routes import SandboxIdOf
 from alcove.control.teams.auth import CallerOf
 
 router = APIRouter(prefix="/v1/sandboxes/{sandbox_id}/egress", tags=["egress"])
+
+
+_NO_RECORDS = 10**15
+"""After the last there will ever be, in digits that a node reads."""
 
 
 async def _reach(request: Request) -> Reach:
@@ -71,7 +74,7 @@ async def watch(
 @router.get("/policy", response_model=schemas.Proposal, responses=errors(404, 503))
 async def policy(caller: CallerOf, sandbox_id: SandboxIdOf, reach: ReachOf) -> Response:
     """The smallest allow list from what was seen; nothing is changed."""
-    _, page = await reach.seen(caller, sandbox_id, MAX_INT64, 1)
+    _, page = await reach.seen(caller, sandbox_id, _NO_RECORDS, 1)
     complete = not page.sums.get("seen_left_out", False) and not page.sums.get("left_out", 0)
     return json_response(proposed(page.sums.get("seen", {})) | {"complete": complete})
 
@@ -80,4 +83,4 @@ def _read_cursor(token: str) -> int:
     kind, sequence = decode_cursor(token, 2)
     if kind != "egress" or not (sequence.isascii() and sequence.isdecimal()):
         raise invalid_cursor()
-    return min(int(sequence), MAX_INT64)
+    return min(int(sequence), _NO_RECORDS)

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from alcove.control.errors import InvalidRequestError
+from alcove.control.sandboxes.egress_proxy import read_proxy
 from alcove.control.sandboxes.rules import read_rules
 from alcove.wire.egress import EVERYTHING, REFUSED_NETWORKS, EgressPolicy
 from alcove.wire.hosts import GUEST_PORT
@@ -46,8 +47,6 @@ class Network:
 def read_network(network: Mapping[str, Any] | None, allow_internet: bool | None) -> Network:
     """Raises InvalidRequestError for what is malformed and for what this version cannot do."""
     given = {name: value for name, value in (network or {}).items() if value is not None}
-    if given.get("egressProxy"):
-        raise _not_yet("egressProxy")
     mask = given.get("maskRequestHost")
     if mask is not None:
         _check_mask(mask)
@@ -88,6 +87,7 @@ def _read_policy(given: Mapping[str, Any], allow_internet: bool | None) -> Egres
         domains=tuple(sorted(set(domains))),
         dns_servers=_read_dns_servers(given.get("dnsServers")),
         intercepted=_intercepted(given.get("rules")),
+        proxy=read_proxy(given.get("egressProxy")),
         **_watch(given.get(WATCH) or {}),
     )
 
@@ -200,9 +200,3 @@ def _check_mask(mask: str) -> None:
             "maskRequestHost must be a host name, optionally with a port; ${PORT} stands for the "
             "port of the request"
         )
-
-
-def _not_yet(name: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"network.{name} is not available in this version and would not be enforced; leave it out"
-    )

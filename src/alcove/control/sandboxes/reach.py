@@ -86,7 +86,7 @@ class Reach:
         async with self._in.db.transaction() as tx:
             now = self._in.clock()
             sandbox = await saving.running(tx, caller, sandbox_id, now, "given another network")
-            changed = change(sandbox)
+            changed = self._in.sealed(change(sandbox))
             if not await marks.change_egress(tx, changed):
                 raise ConflictError(f'Sandbox "{sandbox_id}" is changing; try again')
         await self._in.checkpoint("network intent written")
@@ -126,6 +126,5 @@ class Reach:
             return None
         return current if current.state is State.RUNNING else None
 
-    @staticmethod
-    def _policy(sandbox: Sandbox) -> EgressPolicy:
-        return read_network(sandbox.network, sandbox.allow_internet).egress
+    def _policy(self, sandbox: Sandbox) -> EgressPolicy:
+        return self._in.policy(sandbox)

@@ -14,6 +14,21 @@ Pairs = dict[Text, Text]
 TemplateName = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 
 
+class EgressProxyTls(Body):
+    enabled: bool | None = None
+    serverName: Text | None = None
+    caCert: Text | None = None
+
+
+class EgressProxy(Body):
+    """A SOCKS5 proxy; its password is shown to nobody."""
+
+    address: Text
+    username: Text | None = None
+    password: Text | None = None
+    tls: EgressProxyTls | None = None
+
+
 class Egress(Body):
     """What a sandbox may reach."""
 
@@ -21,7 +36,7 @@ class Egress(Body):
     denyOut: list[Text] | None = None
     dnsServers: list[Text] | None = None
     rules: dict[Text, Any] | None = None
-    egressProxy: dict[str, Any] | None = None
+    egressProxy: EgressProxy | None = None
 
 
 class NetworkUpdate(Egress):

@@ -234,7 +234,7 @@ class Sandboxes:
             keyed=key is not None,
             mounts=mounted,
         )
-        sandbox = await lineage.descend(tx, sandbox)
+        sandbox = self._in.sealed(await lineage.descend(tx, sandbox))
         await store.insert_sandbox(tx, sandbox)
         if key is not None:
             await idempotency.claim(tx, caller.team_id, key, sandbox.id, now)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from alcove.control.clock import MICROSECONDS, rfc3339
+from alcove.control.sandboxes.egress_proxy import shown as shown_network
 from alcove.control.sandboxes.history import Point
 from alcove.control.sandboxes.plan import Created
 from alcove.control.sandboxes.states import State
@@ -60,7 +61,7 @@ def detail_json(created: Created, now: int) -> dict[str, Any]:
         "envdAccessToken": created.access_token,
         "allowInternetAccess": sandbox.allow_internet,
         "domain": created.domain,
-        "network": sandbox.network,
+        "network": shown_network(sandbox.network),
         "lifecycle": {
             "autoResume": sandbox.auto_resume,
             "onTimeout": "pause" if sandbox.auto_pause else "kill",

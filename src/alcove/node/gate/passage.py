@@ -16,20 +16,22 @@ import json
 import socket
 import struct
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
-from alcove.node.gate import peek
+from alcove.node.gate import peek, socks
 from alcove.node.gate.account import Account, SpentError
 from alcove.node.gate.handover import Handover
 from alcove.node.gate.lookup import Lookup, NotFoundError, may_be_reached
 from alcove.node.gate.peek import Kind, Requests, Switched, UnnamedError
 from alcove.node.splice import Splice
-from alcove.wire.egress import EgressPolicy
+from alcove.wire.egress import EgressPolicy, Proxy
 
 _PEEK_MAX_BYTES = 16 * 1024
 _PEEK_S = 10.0
 _SERVER_FIRST_S = 0.5
 """Who may go on whatever he says has said nothing for so long: he waits for the server."""
 _DIAL_S = 5.0
+_PROXY_S = 10.0
 _DIALLED = 4
 """Addresses of a name that are tried."""
 _PIECE_BYTES = 64 * 1024
@@ -109,6 +111,8 @@ class Passage:
 
     def still_allowed(self, policy: EgressPolicy) -> bool:
         """Whether it may go on as it does, under another policy than that it came by."""
+        if policy.proxy != self.policy.proxy:
+            return False
         if self.intercepted != (policy.intercepts(self.name) if self.name else self.intercepted):
             return False
         return self._allowed_by_address(policy) or (
@@ -165,14 +169,46 @@ class Passage:
 
     async def _dial(self) -> socket.socket:
         """A connection to whom the guest wants. Raises NotFoundError, RefusedError."""
+        whom, proxy = self.name or self.address, self.policy.proxy
+        if proxy is None:
+            return await self._connect(whom, await self._targets(), self.port)
+        if self.name is not None and self.policy.allows_name(self.name):
+            wanted = self.name
+        else:
+            wanted = next(iter(await self._targets()), "")
+            if not wanted:
+                raise NotFoundError(f"{whom} leads nowhere that is allowed")
+        server = await self._connect("the egress proxy", await self._proxies(proxy), proxy.port)
+        try:
+            async with asyncio.timeout(_PROXY_S):
+                await socks.connect(
+                    server, wanted, self.port, username=proxy.username, password=proxy.password
+                )
+        except BaseException as error:
+            server.close()
+            if isinstance(error, OSError | TimeoutError):
+                why = str(error) or "it does not answer in time"
+                raise RefusedError(f"{whom} cannot be connected to: {why}") from error
+            raise
+        return server
+
+    async def _proxies(self, proxy: Proxy) -> list[str]:
+        """Its addresses, but for those that no sandbox may reach."""
+        try:
+            IPv4Address(proxy.host)
+        except ValueError:
+            return await self.lookup.addresses(proxy.host, self.policy)
+        return [proxy.host] if may_be_reached(proxy.host) else []
+
+    async def _connect(self, whom: str, addresses: list[str], port: int) -> socket.socket:
         loop = asyncio.get_running_loop()
         failure: Exception = NotFoundError("it leads nowhere that is allowed")
-        for address in (await self._targets())[:_DIALLED]:
+        for address in addresses[:_DIALLED]:
             server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             server.setblocking(False)
             try:
                 async with asyncio.timeout(_DIAL_S):
-                    await loop.sock_connect(server, (address, self.port))
+                    await loop.sock_connect(server, (address, port))
             except (OSError, TimeoutError) as error:
                 server.close()
                 failure = error
@@ -182,7 +218,6 @@ class Passage:
             else:
                 tune(server)
                 return server
-        whom = self.name or self.address
         raise RefusedError(f"{whom} cannot be connected to: {failure}") from failure
 
     async def _splice(self, server: socket.socket, early: bytes) -> None:
