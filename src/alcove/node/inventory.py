@@ -25,8 +25,11 @@ from typing import Self
 from alcove.node import trees
 from alcove.node.run import CommandError, run
 
-_FORMAT = "1"
+FORMAT = "2"
+"""Part of the digest, and of the name of the file it is kept in."""
 _LIMIT_S = 600.0
+_MOUNT_POINTS = ".alcove"
+"""runsc makes those that a root of an earlier version has not; nothing is ever in them."""
 _DPKG_STATUS = ("var", "lib", "dpkg", "status")
 _MOST_STATUS_BYTES = 64 << 20
 _MOST_PACKAGES = 20_000
@@ -72,11 +75,13 @@ def look(root: Path) -> Inventory:
     total, pip = 0, dict[str, str]()
     # Entries come in the disk's order, which is no part of what they are: their digests are added.
     for path, status in trees.walk(str(root)):
+        if path.startswith(_MOUNT_POINTS):
+            continue
         line = _line(root, path, status).encode("utf-8", "surrogateescape")
         total += int.from_bytes(hashlib.sha256(line).digest(), "big")
         if path.endswith(".dist-info") and len(pip) < _MOST_PACKAGES:
             pip |= dict(_distribution(path))
-    digest = hashlib.sha256(f"{_FORMAT}:{total:x}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{FORMAT}:{total:x}".encode()).hexdigest()
     return Inventory(f"sha256:{digest}", _dpkg(root), dict(sorted(pip.items())))
 
 

@@ -2,7 +2,7 @@
 
 <data>/images/rootfs/<digest>/root/            shared by all sandboxes of it
                               manifest.json    where it came from
-                              inventory.json   what it holds (inventory.py)
+                              inventory-2.json what it holds (inventory.py)
 <data>/images/rootfs/.new-*, .stack-*          being made; what a crash left is removed
 """
 
@@ -23,7 +23,7 @@ from alcove.node.inventory import Inventory
 from alcove.node.run import CommandError
 
 NEW, _STACK = ".new-", ".stack-"
-_INVENTORY = "inventory.json"
+_INVENTORY = f"inventory-{inventory.FORMAT}.json"
 _JUST_MADE_S = 60.0
 _IMAGES_KEPT_S = 7 * 86400.0
 

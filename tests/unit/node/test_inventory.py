@@ -79,6 +79,12 @@ def test_a_change_is_noticed(root: Path, change) -> None:
     asyncio.run(scenario())
 
 
+def test_mount_points_that_the_driver_makes_are_no_change(root: Path) -> None:
+    before = inventory.look(root)
+    (root / ".alcove-volumes").mkdir()
+    assert inventory.look(root) == before
+
+
 def test_links_from_other_roots_are_no_change(root: Path, tmp_path: Path) -> None:
     before = inventory.look(root)
     os.link(root / "file", tmp_path / "other")

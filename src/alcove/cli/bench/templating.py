@@ -14,7 +14,7 @@ from alcove.cli import parcels
 from alcove.cli.api import Api
 from alcove.cli.bench.series import Series, expect, milliseconds, verified
 from alcove.cli.bench.workbench import LIFE_S, MARK, Workbench
-from alcove.cli.templates import read_log
+from alcove.cli.templates import find_id, read_log
 
 _TOOK = re.compile(r"Build finished, took ([\d.]+) s")
 _IMPORTS = 2
@@ -25,16 +25,16 @@ def templates(bench: Workbench, rounds: int) -> list[Series]:
     name = f"bench-{secrets.token_hex(6)}"
     api = Api(bench.installation.api_url, bench.installation.api_key())
     try:
-        return [*_from_nothing(api), *_rebuilds(name, rounds), *_files(api, name)]
+        return [_from_nothing(api), *_rebuilds(name, rounds), *_files(api, name)]
     finally:
         for each in (name, f"{name}-file", *(f"{name}-{turn}" for turn in range(_IMPORTS))):
             bench.delete_template(each)
 
 
-def _from_nothing(api: Api) -> Iterator[Series]:
+def _from_nothing(api: Api) -> Series:
     """How long the base template took when this installation made it, as its log says."""
     series = Series("base template from nothing", "s", note="as the log of its newest build says")
-    shown = api.ask("GET", "/templates/base", params={"limit": 1}).json()
+    shown = api.ask("GET", f"/templates/{find_id(api, 'base')}", params={"limit": 1}).json()
     lines = list[str]()
     read_log(
         api,
@@ -49,7 +49,7 @@ def _from_nothing(api: Api) -> Iterator[Series]:
         series.values.append(took[-1])
     else:
         series.failures.append("its root file system was there before the newest build")
-    yield series
+    return series
 
 
 def _rebuilds(name: str, rounds: int) -> Iterator[Series]:
