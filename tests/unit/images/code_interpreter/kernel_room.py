@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,17 +55,8 @@ class Room:
         self._client = client
         self._manager = manager
 
-    @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Interrupts the kernel a moment after the block has begun."""
-        timer = threading.Timer(0.2, self._manager.interrupt_kernel)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.join()
-
-    def run(self, code: str) -> Cell:
+    def run(self, code: str, interrupt_after: int = 0) -> Cell:
+        """`interrupt_after`: so many pieces of standard output; 0: never."""
         cell = Cell()
 
         def hear(message: dict[str, Any]) -> None:
@@ -80,6 +70,8 @@ class Room:
                     cell.note("stdout", content["text"])
                     cell.stdout += content["text"]
                     cell.pieces.append(len(content["text"]))
+                    if len(cell.pieces) == interrupt_after:
+                        self._manager.interrupt_kernel()
                 case "stream":
                     cell.note("stderr", content["text"])
                     cell.stderr += content["text"]
