@@ -158,6 +158,16 @@ def test_volumes_come_and_go_while_a_sandbox_runs(stack: Stack, volume: Volume, 
     answer = call(stack, "POST", path, json={"name": volume.name, "path": "/home/user/file"})
     assert (answer.status_code, answer.json()["error_code"]) == (409, "volume_not_mounted")
     assert "is not a directory" in answer.json()["message"]
+    # A volume whose mount was refused is not left where root of the sandbox could find it.
+    other = Volume.create(f"contract-{secrets.token_hex(4)}")
+    other.write_file("/hidden", "x")
+    try:
+        answer = call(stack, "POST", path, json={"name": other.name, "path": "/home/user/file"})
+        assert answer.status_code == 409
+        found = sandbox.commands.run("ls -R /.alcove-volumes", user="root").stdout
+        assert "hidden" not in found
+    finally:
+        assert Volume.destroy(other.volume_id) is True
     assert sandbox.commands.run(f"cat {HERE}/f").stdout == "hot"
     # Open files do not keep it: it is unmounted all the same, and the sandbox goes on.
     sandbox.commands.run(f"sleep 300 3<{HERE}/f", background=True)

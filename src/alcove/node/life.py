@@ -78,7 +78,7 @@ class Life:
         self._meter: Meter | None = None
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
         self._changed = asyncio.Event()
-        self._work: list[asyncio.Task[None]] = []
+        self._work: list[asyncio.Task[Any]] = []
         self._save: PendingSave | None = None
         self._saving: asyncio.Task[None] | None = None
         self._save_turn = asyncio.Lock()
@@ -140,7 +140,7 @@ class Life:
             raise EndedError(f"{self.record.sandbox_id} does not run any more: {self.state}")
         return self.place
 
-    async def _change(self, changed: Record, work: Coroutine[Any, Any, None], name: str) -> None:
+    async def _change(self, changed: Record, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Write down what shall be and do it; what fails leaves it as it was."""
         before = self.record.spec
         self._write(changed)
@@ -150,7 +150,7 @@ class Life:
         if task.cancelled():
             raise EndedError(f"{self.record.sandbox_id} was stopped")
         self._work.remove(task)
-        if (error := task.exception()) is not None:
+        if (error := task.exception() or task.result()) is not None:
             self._write(replace(self.record, spec=before))
             raise error
 
@@ -394,7 +394,7 @@ class Life:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _do(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _do(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = spawn(work, name=f"{name} of {self.record.sandbox_id}")
         self._work.append(task)
         return task

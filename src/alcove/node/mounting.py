@@ -7,12 +7,16 @@ sandbox takes away.
 
 from collections.abc import Mapping
 
+import structlog
+
 from alcove.node.drivers.driver import DriverError, Place
 from alcove.node.errors import MountFailedError, NotHereError
 from alcove.node.guest_client import GuestClient, GuestError
 from alcove.node.run import CommandError
 from alcove.node.start import mount_list
 from alcove.node.volumes.store import Volumes
+
+_log = structlog.get_logger()
 
 _ANSWER_S = 30.0
 
@@ -23,12 +27,12 @@ async def change(
     guest: GuestClient,
     before: Mapping[str, str],
     wanted: Mapping[str, str],
-) -> None:
-    """Have the volumes `wanted` (ids by path) and no others.
+) -> MountFailedError | None:
+    """Have the volumes `wanted` (ids by path) and no others; or why not: then it has the former.
 
-    Raises MountFailedError; the former ones are there then.
+    Not raised, because a guest that refuses is no failure of ours.
     """
-    needed = set(wanted.values())
+    needed, had = set(wanted.values()), set(before.values())
     try:
         await volumes.attach(place, sorted(needed), needed=needed)
         await guest.mount_volumes(mount_list(wanted), _ANSWER_S)
@@ -36,6 +40,8 @@ async def change(
         try:
             await guest.mount_volumes(mount_list(before), _ANSWER_S)
         except (GuestError, DriverError) as again:
-            error.add_note(f"nor could the former ones be mounted: {again}")
-        raise MountFailedError(f"the volumes could not be mounted: {error}") from error
-    await volumes.detach(place, sorted(set(before.values()) - needed))
+            _log.warning("volumes.not_mounted_again", place=place.name, why=str(again))
+        await volumes.detach(place, sorted(needed - had))
+        return MountFailedError(f"the volumes could not be mounted: {error}")
+    await volumes.detach(place, sorted(had - needed))
+    return None
