@@ -56,7 +56,7 @@ REFUSED = [
     (BASE | {"idle": {"timeout": 9}}, 400, "idle.timeout"),
     (BASE | {"idle": {"timeout": 60, "action": "stop"}}, 400, "idle.action"),
     (BASE | {"autoResume": {}}, 400, "validation error: body.autoResume.enabled"),
-    (BASE | {"volumeMounts": [{"name": "v", "path": "/v"}]}, 400, "volumeMounts"),
+    (BASE | {"volumeMounts": [{"name": "v", "path": "/v"}]}, 400, "Volume 'v' not found"),
     (BASE | {"iam": {"tokens": {"t": {"audience": "a"}}}}, 400, "iam"),
     (net(allowOut=["example.com"]), 400, DOMAINS),
     (net(allowOut=["1.1.1.1", "a.example"], denyOut=["1.0.0.0/8"]), 400, DOMAINS),
