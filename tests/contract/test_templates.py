@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2b import AsyncTemplate, Sandbox, Template, wait_for_file, wait_for_port
+from e2b import E2B, AsyncTemplate, Sandbox, Template, wait_for_file, wait_for_port
 from e2b.exceptions import BuildException, FileUploadException
 
 from stack import Stack
@@ -205,3 +205,20 @@ def test_the_asynchronous_sdk(name: str) -> None:
 
     lines = asyncio.run(_build_async(name))
     assert f"[builder 4/6] [stdout]: said {name}" in lines
+
+
+def test_a_client_with_a_configuration_of_its_own(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 4 of the SDK's README: nothing is read from the environment."""
+    for variable in stack.environment:
+        if variable.startswith("E2B_"):
+            monkeypatch.delenv(variable)
+    urls = {"api_url": stack.api_url, "sandbox_url": stack.sandbox_url}
+    client = E2B(api_key=stack.api_key, **urls)
+    assert client.Template.exists("base")
+    assert not client.Template.exists("my-template")
+    with client.Sandbox.create(timeout=60) as sandbox:
+        assert sandbox.commands.run("echo bound").stdout == "bound\n"
+        listed = client.Sandbox.list().next_items()
+        assert sandbox.sandbox_id in {one.sandbox_id for one in listed}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from e2b import AsyncSandbox
 
 _CHUNK = 64 * 1024
+_ENDED_BY_SIGNAL = 255
+_OUTPUT_CLOSED = 141
+"""Exit code of a program whose reader has left, as shells say it."""
 
 user_option = click.option("-u", "--user", help="Default: the template's.")
 cwd_option = click.option("-c", "--cwd", metavar="DIRECTORY", help="Default: the template's.")
@@ -123,20 +126,28 @@ def _in_sandbox(
         exceptions.AuthenticationException,
         exceptions.ServiceBusyException,
     )
+    lost = (httpx.HTTPError, OSError)
+    failure: Exception
     try:
         return asyncio.run(run())
-    except* known as group:
-        raise CliError(escape(str(_first(group)))) from group
-    except* (httpx.HTTPError, OSError) as group:
-        text = f"the connection to {sandbox_id} was lost: {_first(group)}"
-        raise CliError(escape(text), fix="connect again; what runs inside runs on") from group
+    except ExceptionGroup as group:
+        failure = _first(group)
+    except (*known, *lost) as error:
+        failure = error
+    if isinstance(failure, known):
+        raise CliError(escape(str(failure))) from failure
+    if isinstance(failure, BrokenPipeError):
+        return _OUTPUT_CLOSED
+    if isinstance(failure, lost):
+        text = f"the connection to {sandbox_id} was lost: {failure}"
+        raise CliError(escape(text), fix="connect again; what runs inside runs on") from failure
+    raise failure
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """What went wrong first in one of the tasks."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, ExceptionGroup) else found
 
 
 async def _exec(sandbox: "AsyncSandbox", line: str, place: dict[str, Any]) -> int:
@@ -166,8 +177,7 @@ async def _exec(sandbox: "AsyncSandbox", line: str, place: dict[str, Any]) -> in
                 feeding.cancel()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-    # A command that a signal ended, as shells say it.
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else _ENDED_BY_SIGNAL
 
 
 async def _feed(sandbox: "AsyncSandbox", pid: int) -> None:
@@ -227,7 +237,7 @@ async def _shell(sandbox: "AsyncSandbox", place: dict[str, Any], lifetime_s: int
                 for helper in helpers:
                     helper.cancel()
     progress_console.print(f"the shell in {escape(sandbox.sandbox_id)} has ended")
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else _ENDED_BY_SIGNAL
 
 
 async def _type(sandbox: "AsyncSandbox", pid: int) -> None:

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { Sandbox, Template, waitForTimeout } from 'e2b'
+import { E2B, Sandbox, Template, waitForTimeout } from 'e2b'
 
 const name = `js-${Date.now().toString(36)}`
 const size = { cpuCount: 1, memoryMB: 512 }
@@ -51,6 +51,8 @@ test('a failing step is an error that says why', async () => {
 test('tags and existence', async () => {
   assert.equal(await Template.exists(name), true)
   assert.equal(await Template.exists(`${name}-not`), false)
+  const client = new E2B({ apiKey: process.env.E2B_API_KEY, apiUrl: process.env.E2B_API_URL })
+  assert.equal(await client.Template.exists(name), true)
   const { tags } = await Template.assignTags(name, ['stable'])
   assert.deepEqual(tags, ['stable'])
   assert.deepEqual(

@@ -241,6 +241,17 @@ def test_metrics(api: Server) -> None:
     assert api.asked[1][1] == "/sandboxes/i1/metrics?start=1795262401"
 
 
+def test_a_sandbox_that_cannot_be_reached(api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2B_SANDBOX_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("E2B_CONNECTION_RETRIES", "0")
+    found = {"sandboxID": "i1", "templateID": "t1", "clientID": "c", "envdVersion": "0.6.13"}
+    api.answer(status=200, body=found)
+    result = alcove("sandbox", "exec", "--timeout", "77", "i1", "true")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert api.asked[0][2]["timeout"] == 77
+
+
 def test_a_shell_needs_a_terminal(api: Server) -> None:
     result = alcove("sandbox", "connect", "i1")
     assert result.exit_code == 1
