@@ -10,7 +10,7 @@ import sys
 import termios
 import tty
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import httpx
@@ -71,7 +71,7 @@ def exec_command(
     async def run(sandbox: "AsyncSandbox") -> int:
         return await _exec(sandbox, line, place)
 
-    raise click.exceptions.Exit(_in_sandbox(api, sandbox_id, lifetime_s, run))
+    _leave(lambda: _in_sandbox(api, sandbox_id, lifetime_s, run))
 
 
 @click.command("connect")
@@ -101,7 +101,24 @@ def connect_command(
     async def run(sandbox: "AsyncSandbox") -> int:
         return await _shell(sandbox, place, lifetime_s)
 
-    raise click.exceptions.Exit(_in_sandbox(api, sandbox_id, lifetime_s, run))
+    _leave(lambda: _in_sandbox(api, sandbox_id, lifetime_s, run))
+
+
+def _leave(work: Callable[[], int]) -> NoReturn:
+    """Do the work and end the process with its exit code, at once.
+
+    The SDK's transport has threads of its own. One that is at work while the interpreter takes
+    itself down aborts the process: seen in one of fifty runs on a machine under load.
+    """
+    try:
+        code = work()
+    except CliError as error:
+        error.show()
+        code = error.exit_code
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _in_sandbox(

@@ -1,6 +1,8 @@
 """`alcove template` and what watches sandboxes, against a small stand-in of the API."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +248,9 @@ def test_a_sandbox_that_cannot_be_reached(api: Server, monkeypatch: pytest.Monke
     monkeypatch.setenv("E2B_CONNECTION_RETRIES", "0")
     found = {"sandboxID": "i1", "templateID": "t1", "clientID": "c", "envdVersion": "0.6.13"}
     api.answer(status=200, body=found)
-    result = alcove("sandbox", "exec", "--timeout", "77", "i1", "true")
-    assert result.exit_code == 1
+    words = ["-m", "alcove.cli.main", "sandbox", "exec", "--timeout", "77", "i1", "true"]
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert api.asked[0][2]["timeout"] == 77
 
