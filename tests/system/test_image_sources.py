@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from alcove.node import trees
+from alcove.node import disks, trees
 from alcove.node.building.oci import Fetched, ImageFetcher, Room
 from alcove.node.building.registries import Credentials, ImageError, UnreachableError
 from alcove.storage import Storage
@@ -407,5 +407,19 @@ def test_archives_that_are_refused(registry: Registry, node: Node, directory: Pa
                 await node.fetch_archive(digest, "root")
             assert str(node.directory) not in str(caught.value)
             await trees.remove(node.directory / "root")
+
+    asyncio.run(scenario())
+
+
+def test_what_a_killed_node_left_goes_at_the_next_start(node: Node) -> None:
+    async def scenario() -> None:
+        work = node.directory / "images/fetching/image-killed"
+        half = node.directory / "images/oci/.new-killed/diff"
+        await asyncio.to_thread(work.mkdir)
+        await asyncio.to_thread(half.mkdir, parents=True)
+        disk = await disks.create(work, MOST_MIB)
+        (disk / "layout").write_text("half of an image")
+        (half / "file").write_text("half of a layer")
+        await node.fetcher.remove_remains()  # the fixture looks at what is left
 
     asyncio.run(scenario())
