@@ -41,6 +41,8 @@ class _Turns:
 
     def __init__(self, thread: Any) -> None:
         self._thread = thread
+        self._came: list[FrameType | None] = []
+        """Interrupts that were held back."""
         self._renew()
         # Nobody would give back a lock that another thread held when this process was forked.
         os.register_at_fork(after_in_child=self._renew)
@@ -50,32 +52,38 @@ class _Turns:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        with _uninterrupted(), self._lock:
+        with self._uninterrupted(), self._lock:
             yield
+
+    @contextlib.contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """SIGINT is heeded when the block has ended.
+
+        KeyboardInterrupt in it would leave half a message behind, which spoils the next one.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        if (
+            not callable(handler)
+            or handler == self._note
+            or threading.current_thread() is not threading.main_thread()
+        ):
+            yield  # nothing can happen here
+            return
+        self._came.clear()
+        signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if self._came:
+            handler(signal.SIGINT, self._came[-1])
+
+    def _note(self, _: int, frame: FrameType | None) -> None:
+        self._came.append(frame)
 
     def send(self, frames: list[Any], *arguments: Any, **options: Any) -> None:
         with self.taken():
             self._thread._really_send(frames, *arguments, **options)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """SIGINT is heeded when the block has ended.
-
-    KeyboardInterrupt in it would leave half a message behind, which spoils the next one.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield  # nothing can happen here
-        return
-    came: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if came:
-        handler(signal.SIGINT, came[-1])
 
 
 class _Stream:
