@@ -112,7 +112,11 @@ def test_a_child_adds_to_a_copy_of_its_parent(data_dir: Path) -> None:
     assert list((root / "dev").iterdir()) == []
     assert (root / "etc/resolv.conf").read_text() == "nameserver 169.254.0.22\n"
     assert not (root / "etc/apt/apt.conf.d/99mmdebstrap").exists()
-    assert sorted(path.name for path in made.iterdir()) == ["manifest.json", "root"]
+    assert sorted(path.name for path in made.iterdir()) == [
+        "inventory-2.json",
+        "manifest.json",
+        "root",
+    ]
     assert not any(leaks.count(building.INSTANCE, data_dir).values())
 
 

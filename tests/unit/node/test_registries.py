@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from alcove.node import apt_sources
 from alcove.node.building import archives, oci, packaged
 from alcove.node.building.ecr import signed_headers
 from alcove.node.building.packaged import Packaged
@@ -165,6 +166,12 @@ def test_that_nobody_answers_is_told_from_a_refusal(said: str, known: bool) -> N
 )
 def test_names_that_packages_can_stand_for(image: str, found: Packaged | None) -> None:
     assert packaged.find(image) == found
+
+
+def test_the_release_of_another_distribution_cannot_be_made_here() -> None:
+    other = "ubuntu" if apt_sources.read_machine().distribution == "debian" else "debian"
+    with pytest.raises(ImageError, match="has no package sources of it"):
+        packaged.recipe(Packaged(other, "noble"))
 
 
 def archive(*names: str, size: int = 5) -> bytes:
