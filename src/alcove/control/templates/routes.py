@@ -71,7 +71,11 @@ class TemplateType(StrEnum):
 _KINDS = {TemplateType.BUILT: TEMPLATE, TemplateType.SNAPSHOT: SNAPSHOT}
 
 
-@router.get("/v1/templates", response_model=list[schemas.Template], responses=errors(403))
+@router.get(
+    "/v1/templates",
+    response_model=list[schemas.Template] | schemas.TemplatePage,
+    responses=errors(403),
+)
 @router.get(
     "/v2/templates",
     response_model=list[schemas.Template] | schemas.TemplatePage,
