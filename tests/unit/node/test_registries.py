@@ -200,6 +200,7 @@ def test_what_an_archive_is(tmp_path: Path, content: bytes, kinds: list[str]) ->
 @pytest.mark.parametrize(
     "content",
     [b"", b"text", archive("etc/passwd"), gzip.compress(archive("oci-layout")), b"\0" * 4096],
+    ids=["nothing", "text", "other-files", "packed", "zeros"],
 )
 def test_what_is_no_archive_of_an_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
