@@ -10,7 +10,7 @@ GUEST_PORT = 49983
 INTERNAL_ROUTES = frozenset(
     {
         *("init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"),
-        *("activity", "forward", "memory", "reboot", "settle"),
+        *("activity", "forward", "memory", "reboot", "settle", "volumes"),
     }
 )
 """First segments of the paths on the guest's port that are for the node alone: those the original
