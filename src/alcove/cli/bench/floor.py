@@ -103,8 +103,8 @@ async def prepared_place(ground: KernelGround, slot: int, image: Image) -> Async
         group = Cgroup(place.cgroup)
         group.create()
         group.limit(Limits(2 * image.memory_mib << 20, image.vcpu_count, PIDS))
-        for directory in (runsc.root(place), runsc.bundle(place)):
-            directory.mkdir(parents=True)
+        for directory in (runsc.root(place), runsc.bundle(place), place.volumes):
+            directory.mkdir(parents=True, exist_ok=True)
         config = json.dumps(bundle.config(place, replace(image, snapshot=None)))
         (runsc.bundle(place) / "config.json").write_text(config)
         addresses = ["nsenter", f"--net={place.netns}", "ip", "-batch", "-"]
