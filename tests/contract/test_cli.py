@@ -14,8 +14,8 @@ import pexpect
 import pytest
 
 from contract.client_machine import client_machine
+from contract.javascript import FOLDER
 from contract.test_domain import environment
-from contract.test_javascript import FOLDER
 from stack import OPTIONS, Stack
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(300)]

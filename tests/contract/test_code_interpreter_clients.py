@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.client_machine import client_machine
+from contract.javascript import run_script
 from contract.test_ppio import DOMAIN, client
 from stack import OPTIONS, Stack
 
@@ -16,16 +17,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_javascript_client(stack: Stack, interpreter: str) -> None:
-    finished = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "interpreter.test.js"],
-        cwd=HERE / "js",
-        env=os.environ | stack.environment | {"ALCOVE_TEST_TEMPLATE": interpreter},
-        capture_output=True,
-        text=True,
-        timeout=580,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "pass 7" in finished.stdout
+    told = {"ALCOVE_TEST_TEMPLATE": interpreter}
+    run_script(stack, "interpreter.test.js", passes=7, limit_s=580, told=told)
 
 
 def test_ppio_client(stack: Stack, interpreter: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from contract.client_machine import client_machine
-from contract.test_javascript import FOLDER
+from contract.javascript import FOLDER
 from stack import OPTIONS, Stack
 
 PYTHON = """

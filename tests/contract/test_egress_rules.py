@@ -1,12 +1,9 @@
 """Rules and secrets with the official SDKs, against real TLS servers in a small internet."""
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +12,7 @@ from e2b import ALL_TRAFFIC, CommandExitException, Sandbox, Secret
 from e2b.exceptions import SandboxException
 
 from certificates import Authority
+from contract.javascript import run_script
 from echo import echo
 from small_internet import SmallInternet, name_server, small_internet
 from stack import EGRESS_CA, Stack
@@ -214,13 +212,4 @@ def test_a_rule_that_cannot_be_meant(stack: Stack) -> None:
 
 def test_javascript_sdk(stack: Stack, internet: Internet, secret: Any) -> None:
     told = {"PUBLIC": internet.world.public, "PORT": str(internet.port), "VALUE": VALUE}
-    finished = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "egress-rules.test.js"],
-        cwd=Path(__file__).parent / "js",
-        env=os.environ | stack.environment | told,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "pass 2" in finished.stdout
+    run_script(stack, "egress-rules.test.js", passes=2, limit_s=110, told=told)

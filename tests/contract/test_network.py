@@ -3,16 +3,15 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from e2b import ALL_TRAFFIC, CommandExitException, Sandbox
 from e2b.exceptions import SandboxException, ServiceBusyException
 
+from contract.javascript import run_script
 from contract.web import Web, web
 from stack import Stack
 
@@ -141,13 +140,4 @@ def test_javascript_sdk(stack: Stack, internet: Web) -> None:
         "HTTP_PORT": str(internet.http_port),
         "OTHER": internet.world.other,
     }
-    finished = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "network.test.js"],
-        cwd=Path(__file__).parent / "js",
-        env=os.environ | stack.environment | told,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "pass 3" in finished.stdout
+    run_script(stack, "network.test.js", passes=3, limit_s=110, told=told)
