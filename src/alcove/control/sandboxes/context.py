@@ -97,7 +97,7 @@ class Context:
             boots=sandbox.boots,
             idle_after_s=float(sandbox.idle_after_s or 0),
             freeze_after_s=float(sandbox.freeze_after_s or 0),
-            volumes={path: mount["id"] for path, mount in sandbox.mounts.items()},
+            volumes=sandbox.volumes,
         )
 
 

@@ -30,34 +30,10 @@ class Mounting:
         self._in = context
         self._turns: WeakValueDictionary[SandboxId, asyncio.Lock] = WeakValueDictionary()
 
-    async def mount(self, caller: Caller, sandbox_id: SandboxId, name: str, path: str) -> Sandbox:
+    async def mount(self, caller: Caller, sandbox_id: SandboxId, name: str, path: str) -> None:
         """Mount a volume; it is there when this returns. The same again does no harm."""
         wanted = mounts.read_mounts([(name, path)])
-        return await to_its_end(self._mount(caller, sandbox_id, wanted, path), name="sandbox.mount")
 
-    async def unmount(self, caller: Caller, sandbox_id: SandboxId, path: str) -> Sandbox:
-        """Unmount what is mounted at a path, whoever uses it."""
-        mounts.check_path(path)
-
-        def without(had: Mounted) -> Mounted:
-            if path not in had:
-                raise NotFoundError(f"Nothing is mounted at '{path}' in sandbox \"{sandbox_id}\"")
-            return {at: mount for at, mount in had.items() if at != path}
-
-        return await to_its_end(
-            self._change(caller, sandbox_id, {}, without), name="sandbox.unmount"
-        )
-
-    async def repair(self, sandbox: Sandbox, report: SandboxReport) -> bool:
-        """Tell the machine again if it has other volumes mounted than was meant."""
-        if report.volumes == _spec(sandbox).volumes:
-            return False
-        await self._enforce(sandbox)
-        return True
-
-    async def _mount(
-        self, caller: Caller, sandbox_id: SandboxId, wanted: dict[str, str], path: str
-    ) -> Sandbox:
         def with_it(had: Mounted, new: Mounted) -> Mounted:
             if path in had and had[path] != new[path]:
                 raise ConflictError(
@@ -66,15 +42,35 @@ class Mounting:
             mounts.read_mounts([("", at) for at in had | new])
             return had | new
 
-        return await self._change(caller, sandbox_id, wanted, with_it)
+        work = self._change(caller, sandbox_id, wanted, with_it)
+        await to_its_end(work, name="sandbox.mount")
+
+    async def unmount(self, caller: Caller, sandbox_id: SandboxId, path: str) -> None:
+        """Unmount what is mounted at a path, whoever uses it."""
+        mounts.check_path(path)
+
+        def without(had: Mounted, _new: Mounted) -> Mounted:
+            if path not in had:
+                raise NotFoundError(f"Nothing is mounted at '{path}' in sandbox \"{sandbox_id}\"")
+            return {at: mount for at, mount in had.items() if at != path}
+
+        work = self._change(caller, sandbox_id, {}, without)
+        await to_its_end(work, name="sandbox.unmount")
+
+    async def repair(self, sandbox: Sandbox, report: SandboxReport) -> bool:
+        """Tell the machine again if it has other volumes mounted than was meant."""
+        if report.volumes == sandbox.volumes:
+            return False
+        await self._enforce(sandbox)
+        return True
 
     async def _change(
         self,
         caller: Caller,
         sandbox_id: SandboxId,
         wanted: dict[str, str],
-        result: Callable[..., Mounted],
-    ) -> Sandbox:
+        result: Callable[[Mounted, Mounted], Mounted],
+    ) -> None:
         async with self._turns.setdefault(sandbox_id, asyncio.Lock()):
             async with self._in.db.transaction() as tx:
                 # A volume that is found is not deleted before the row is written.
@@ -82,8 +78,7 @@ class Mounting:
                 now = self._in.clock()
                 before = await saving.running(tx, caller, sandbox_id, now, "given other volumes")
                 new, _ = await mounts.resolve(tx, caller.team_id, wanted)
-                after = result(before.mounts, new) if wanted else result(before.mounts)
-                changed = replace(before, mounts=after)
+                changed = replace(before, mounts=result(before.mounts, new))
                 if not await marks.change_mounts(tx, changed):
                     raise ConflictError(f'Sandbox "{sandbox_id}" is changing; try again')
             await self._in.checkpoint("mounts intent written")
@@ -102,7 +97,6 @@ class Mounting:
                     detail=str(error),
                     headers=RETRY_SOON,
                 ) from error
-        return changed
 
     async def _enforce(self, sandbox: Sandbox) -> None:
         async with self._turns.setdefault(sandbox.id, asyncio.Lock()):
@@ -117,5 +111,4 @@ class Mounting:
 
 
 def _spec(sandbox: Sandbox) -> MountSpec:
-    volumes = {path: mount["id"] for path, mount in sandbox.mounts.items()}
-    return MountSpec(sandbox.id, sandbox.generation, volumes)
+    return MountSpec(sandbox.id, sandbox.generation, sandbox.volumes)

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from alcove.control.errors import InvalidRequestError
+from alcove.control.sandboxes.domains import is_domain
 from alcove.control.sandboxes.egress_proxy import read_proxy
 from alcove.control.sandboxes.rules import read_rules
 from alcove.wire.egress import EVERYTHING, REFUSED_NETWORKS, EgressPolicy
@@ -26,9 +27,6 @@ WATCH = "watch"
 """Ours: what is recorded, and the budgets (PUT /v1/sandboxes/{id}/egress)."""
 _MASK = re.compile(r"[A-Za-z0-9._\[\]:-]+\Z")
 _MAX_MASK_LENGTH = 253
-_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_DOMAIN = re.compile(rf"(\*\.)?({_LABEL}\.)*{_LABEL}\Z")
-_DOTTED_NUMBERS = re.compile(r"[\d.]+\Z")
 _MAX_DOMAIN_LENGTH = 253
 _MAX_RULES = 4096
 _MAX_DNS_SERVERS = 10
@@ -150,12 +148,7 @@ def _read_domain(rule: str) -> str:
         domain = rule.strip().removesuffix(".").encode("idna").decode("ascii").lower()
     except UnicodeError:
         domain = ""
-    labels = domain.removeprefix("*.")
-    if (
-        _DOMAIN.match(domain) is None
-        or len(domain) > _MAX_DOMAIN_LENGTH
-        or _DOTTED_NUMBERS.match(labels)
-    ):
+    if not is_domain(domain) or len(domain) > _MAX_DOMAIN_LENGTH:
         raise InvalidRequestError(
             f"allowOut: '{rule[:80]}' is not an IP address, a CIDR block, a domain or *.domain"
         )

@@ -1,14 +1,11 @@
 """Proposes the smallest `network` that allows what a sandbox was seen to want. Pure."""
 
-import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
+from alcove.control.sandboxes.domains import is_name
 from alcove.wire.egress import EVERYTHING
-
-_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME = re.compile(rf"({_LABEL}\.)*{_LABEL}\Z")
 
 
 def proposed(seen: Iterable[str]) -> dict[str, Any]:
@@ -21,7 +18,7 @@ def proposed(seen: Iterable[str]) -> dict[str, Any]:
         try:
             addresses.append(IPv4Address(one))
         except ValueError:
-            if _NAME.match(one):
+            if is_name(one):
                 names.append(one)
     allowed = [*sorted(set(names)), *(str(one) for one in sorted(set(addresses)))]
     return {"allowOut": allowed, "denyOut": [EVERYTHING]}

@@ -72,7 +72,7 @@ class Reach:
 
     async def repair(self, sandbox: Sandbox, report: SandboxReport) -> bool:
         """Tell the machine again if what it enforces is not what was meant."""
-        if not report.egress or report.egress == self._policy(sandbox).digest():
+        if not report.egress or report.egress == self._in.policy(sandbox).digest():
             return False
         await self._enforce(sandbox)
         return True
@@ -106,7 +106,7 @@ class Reach:
         async with self._turns.setdefault(sandbox.id, asyncio.Lock()):
             told: EgressPolicy | None = None
             while (current := await self._running(sandbox)) is not None:
-                policy = self._policy(current)
+                policy = self._in.policy(current)
                 if policy == told:
                     return
                 change = EgressSpec(current.id, current.generation, policy.to_json())
@@ -125,6 +125,3 @@ class Reach:
         if current is None or current.generation != sandbox.generation:
             return None
         return current if current.state is State.RUNNING else None
-
-    def _policy(self, sandbox: Sandbox) -> EgressPolicy:
-        return self._in.policy(sandbox)

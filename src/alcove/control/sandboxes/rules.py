@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from alcove.control.errors import InvalidRequestError
+from alcove.control.sandboxes.domains import is_domain
 from alcove.wire.egress import matches
 
 _MAX_DOMAINS, _MAX_HEADERS = 10, 20
 _MAX_DOMAIN, _MAX_NAME, _MAX_VALUE = 128, 64, 2048
-_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_DOMAIN = re.compile(rf"(\*\.)?({_LABEL}\.)*{_LABEL}\Z")
-_DOTTED_NUMBERS = re.compile(r"[\d.]+\Z")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _PLACEHOLDER = re.compile(r"\$\{e2b\.([^}]*)\}?")
@@ -89,8 +87,7 @@ def _domain(given: str) -> str:
     domain = given.strip().removesuffix(".").lower()
     if len(domain) > _MAX_DOMAIN:
         raise InvalidRequestError(f"rules: a domain may have at most {_MAX_DOMAIN} characters")
-    labels = domain.removeprefix("*.")
-    if _DOMAIN.match(domain) is None or _DOTTED_NUMBERS.match(labels):
+    if not is_domain(domain):
         raise InvalidRequestError(
             f"rules: '{given[:80]}' is not a domain or *.domain; it must have a name before the "
             "wildcard's end, and be in the letters of the wire (IDNA)"

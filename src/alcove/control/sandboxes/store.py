@@ -83,6 +83,11 @@ class Sandbox:
     changes: dict[str, Any]
     """What the last start from a snapshot made its own (wire/node.py, SandboxReport)."""
 
+    @property
+    def volumes(self) -> dict[str, str]:
+        """Ids of its mounted volumes by path, as its machine is told."""
+        return {path: mount["id"] for path, mount in self.mounts.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:

@@ -1,14 +1,13 @@
 """Routes about what is in templates: the manifest of a build, and a build as one file."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from alcove.control.api import Text, errors, json_response
+from alcove.control.passing import Passed
 from alcove.control.teams.auth import CallerOf
 from alcove.control.templates.exports import Exports
 
@@ -71,18 +70,4 @@ async def export_template(name: Text, caller: CallerOf, exports: ExportsOf) -> R
         "Content-Length": content.headers["Content-Length"],
         "Content-Type": "application/x-tar",
     }
-    return _Passed(content.pieces, headers, stack)
-
-
-class _Passed(StreamingResponse):
-    """Ends the machine's answer however ours ends."""
-
-    def __init__(
-        self, pieces: AsyncIterator[bytes], headers: dict[str, str], stack: AsyncExitStack
-    ) -> None:
-        super().__init__(pieces, 200, headers)
-        self._stack = stack
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
+    return Passed(content.pieces, 200, headers, stack)

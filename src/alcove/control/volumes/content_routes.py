@@ -7,14 +7,14 @@ which go through in pieces. What is asked is understood by the node (node/volume
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from alcove.control.api import json_response
 from alcove.control.nodes.client import NodeError
+from alcove.control.passing import Passed
 from alcove.control.volumes.service import Volumes
 from alcove.wire.ids import InvalidIdError, VolumeId, parse_volume_id
 from alcove.wire.tokens import same
@@ -60,25 +60,7 @@ async def _content(request: Request, volume_id: str) -> Response:
         except (NodeError, _SilentError) as error:
             return _failed(wanted, error)
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
-        return _Passed(answer.pieces, answer.status, headers, stack.pop_all())
-
-
-class _Passed(StreamingResponse):
-    """Ends the node's answer however ours ends."""
-
-    def __init__(
-        self,
-        pieces: AsyncIterator[bytes],
-        status: int,
-        headers: dict[str, str],
-        stack: AsyncExitStack,
-    ) -> None:
-        super().__init__(pieces, status, headers)
-        self._stack = stack
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
+        return Passed(answer.pieces, answer.status, headers, stack.pop_all())
 
 
 def _split(authorization: str) -> tuple[str, str]:

@@ -96,7 +96,7 @@ class Volumes:
     async def get(self, caller: Caller, selector: str) -> Volume:
         volume_id = read_id(selector)
         async with self._db.reading() as tx:
-            found = await store.find(tx, caller.team_id, volume_id=volume_id)
+            found = await store.find(tx, caller.team_id, volume_id)
         if found is None:
             raise no_such_volume()
         return found
@@ -125,7 +125,7 @@ class Volumes:
         async with self._db.transaction() as tx:
             # A create that mounts it holds the same lock.
             await teams.lock_team(tx, caller.team_id)
-            found = await store.find(tx, caller.team_id, volume_id=volume_id)
+            found = await store.find(tx, caller.team_id, volume_id)
             if found is None:
                 raise no_such_volume()
             users = await self._mounted_by(tx, caller.team_id, volume_id)

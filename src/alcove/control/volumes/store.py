@@ -30,13 +30,12 @@ async def insert_volume(tx: Tx, volume: Volume) -> None:
     await tx.execute(insert(volumes).values(**asdict(volume) | {"state": volume.state.value}))
 
 
-async def find(
-    tx: Tx, team_id: TeamId, *, volume_id: VolumeId | None = None, name: str = ""
-) -> Volume | None:
-    """One of the team's volumes that can be used, by its id or by its name."""
-    which = volumes.c.name == name if volume_id is None else volumes.c.id == volume_id
+async def find(tx: Tx, team_id: TeamId, volume_id: VolumeId) -> Volume | None:
+    """One of the team's volumes that can be used."""
     found = select(volumes).where(
-        volumes.c.team_id == team_id, which, volumes.c.state == VolumeState.READY.value
+        volumes.c.team_id == team_id,
+        volumes.c.id == volume_id,
+        volumes.c.state == VolumeState.READY.value,
     )
     row = (await tx.execute(found)).one_or_none()
     return None if row is None else _read(row)
