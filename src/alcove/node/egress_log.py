@@ -35,6 +35,8 @@ class EgressLogs:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._open: dict[str, _Log] = {}
+        self._told: dict[str, list[int]] = {}
+        """Sums that are written down: the gate repeats those of all whom it has ever served."""
 
     async def follow(self, drain: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         """Take what the gate holds, for ever."""
@@ -47,9 +49,19 @@ class EgressLogs:
         for record in drained.get("records", []):
             by_owner.setdefault(record.pop("owner", ""), []).append(record)
         totals = drained.get("totals", {})
-        for owner in by_owner.keys() | totals.keys():
-            with suppress(OSError):  # the sandbox's directory is gone, and its log with it
-                self._of(owner).add(by_owner.get(owner, []), totals.get(owner, [0, 0, 0, 0]))
+        moved = {
+            owner
+            for owner, (*sums, left_out) in totals.items()
+            if left_out or sums != self._told.get(owner)
+        }
+        for owner in by_owner.keys() | moved:
+            *sums, left_out = totals.get(owner, [0, 0, 0, 0])
+            with suppress(OSError):  # what the disk does not take now comes with the next totals
+                with suppress(FileNotFoundError):  # the sandbox is gone, and its log with it
+                    self._of(owner).add(by_owner.get(owner, []), [*sums, left_out])
+                self._told[owner] = sums
+        if drained:
+            self._told = {owner: sums for owner, sums in self._told.items() if owner in totals}
 
     def used(self, sandbox_id: str) -> tuple[int, int, int]:
         """Requests, bytes sent and bytes received, over all lives that this node knows of."""

@@ -17,6 +17,7 @@ from alcove.node.daemons import Daemon, pid_file_argument
 from alcove.node.egress_log import drain_gate
 from alcove.node.egress_policy import GATE_DNS_PORT, GATE_PORT
 from alcove.node.gate.policies import Ruled, policy_path, write_policy
+from alcove.node.ground import numbered
 from alcove.wire.egress import EgressPolicy
 
 _ANSWER_S = 5.0
@@ -83,9 +84,7 @@ class Gatekeeper(Daemon):
 
     def slots(self) -> set[int]:
         """Slots of which a policy is left."""
-        if not self.policies.is_dir():
-            return set()
-        return {int(path.stem) for path in self.policies.glob("*.json") if path.stem.isdecimal()}
+        return numbered(self.policies, ".json")
 
     async def drain(self) -> dict[str, Any]:
         """What went through since the last time (gate/ledger.py)."""

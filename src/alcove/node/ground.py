@@ -181,11 +181,12 @@ class PlainGround:
         return False
 
 
-def numbered(directory: Path) -> set[int]:
-    """The entries of a directory whose names are slot numbers."""
+def numbered(directory: Path, suffix: str = "") -> set[int]:
+    """The entries of a directory whose names are slot numbers, with a suffix."""
     if not directory.is_dir():
         return set()
-    return {int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal()}
+    names = (entry.name.removesuffix(suffix) for entry in directory.glob(f"*{suffix}"))
+    return {int(name) for name in names if name.isdecimal()}
 
 
 async def remove_tree(directory: Path) -> None:

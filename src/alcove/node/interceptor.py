@@ -12,6 +12,7 @@ from pathlib import Path
 from alcove import __version__
 from alcove.node.daemons import Daemon, pid_file_argument
 from alcove.node.errors import NodeError
+from alcove.node.ground import numbered
 from alcove.node.intercept import authorities
 
 USER = 64931
@@ -76,10 +77,7 @@ class Interceptor(Daemon):
 
     def slots(self) -> set[int]:
         """Slots of which an authority is left."""
-        if not self._authorities.is_dir():
-            return set()
-        found = self._authorities.glob("*.json")
-        return {int(path.stem) for path in found if path.stem.isdecimal()}
+        return numbered(self._authorities, ".json")
 
     def _prepare(self) -> None:
         self._authorities.mkdir(mode=0o750, parents=True, exist_ok=True)

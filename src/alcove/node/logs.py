@@ -38,10 +38,6 @@ class SandboxLog:
     def after(self, sequence: int) -> list[LogEntry]:
         return [entry for entry in self._entries if entry.sequence > sequence][:_KEPT]
 
-    def latest(self) -> LogEntry | None:
-        """The newest entry that is for everybody's eyes."""
-        return next((e for e in reversed(self._entries) if e.level != "debug"), None)
-
     def save_console(self, console: Path) -> None:
         """Keep the end of the guest's console, before its place goes."""
         try:
